@@ -1,0 +1,137 @@
+"""The named tensors of a module as a place to load into: compare first, then put one tensor after another.
+
+Used by every reader of weights. Knows tied weights (one tensor under several names) and modules on the meta device,
+whose tensors are made here; knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from olmo.exceptions import OLMoCheckpointError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What did not fit between a checkpoint and a module.
+
+    Attributes:
+        missing: names the module has and the checkpoint lacks; they keep their values.
+        unexpected: names in the checkpoint that the module has no place for.
+        mismatched: (name, shape in the checkpoint, shape in the module); they keep their values.
+    """
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[tuple[str, Shape, Shape], ...] = ()
+
+    def __bool__(self) -> bool:
+        """True where something did not fit."""
+        return bool(self.missing or self.unexpected or self.mismatched)
+
+    def describe(self) -> str:
+        """Every name, one a line."""
+        lines = [f"missing from the checkpoint: {name}" for name in self.missing]
+        lines += [f"unexpected in the checkpoint: {name}" for name in self.unexpected]
+        lines += [
+            f"shape differs: {name} is {list(found)} in the checkpoint and {list(wanted)} in the model"
+            for name, found, wanted in self.mismatched
+        ]
+        return "\n".join(lines)
+
+    def require_clean(self, path: object) -> None:
+        """Raise OLMoCheckpointError, listing every name, where something did not fit."""
+        if self:
+            raise OLMoCheckpointError(
+                f"the weights in {path} do not fit the model; nothing was loaded. Check that the configuration belongs "
+                f"to them, or use strict=False to load the rest:\n{self.describe()}"
+            )
+
+
+class ModuleTensors:
+    """Parameters and saved buffers of a module by name.
+
+    Args:
+        module: module to read from or load into; parts of it or all of it may be on the meta device.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._tensors: dict[str, Tensor] = {}
+        self._first_name: dict[str, str] = {}
+        first_of: dict[int, str] = {}
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            assert isinstance(tensor, Tensor), f"{name} of the state dict is no tensor"
+            self._first_name[name] = first_of.setdefault(id(tensor), name)
+            if self._first_name[name] == name:
+                self._tensors[name] = tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Each tensor once, detached, under its first name."""
+        return {name: tensor.detach() for name, tensor in self._tensors.items()}
+
+    def canonical(self, name: str) -> str | None:
+        """First name of the tensor called `name`; None where the module has no such tensor."""
+        return self._first_name.get(name)
+
+    def compare(self, shapes: Mapping[str, Shape]) -> LoadReport:
+        """What does not fit if tensors of these names and shapes are loaded."""
+        covered = {self._first_name[name] for name in shapes if name in self._first_name}
+        mismatched = [
+            (name, shape, tuple(self._tensors[self._first_name[name]].shape))
+            for name, shape in shapes.items()
+            if name in self._first_name and tuple(shape) != tuple(self._tensors[self._first_name[name]].shape)
+        ]
+        return LoadReport(
+            missing=tuple(name for name in self._tensors if name not in covered),
+            unexpected=tuple(sorted(name for name in shapes if name not in self._first_name)),
+            mismatched=tuple(sorted(mismatched)),
+        )
+
+    def place(
+        self, name: str, saved_dtype: torch.dtype, dtype: torch.dtype | None, device: torch.device | str | None
+    ) -> Tensor:
+        """The tensor to write new values of `name` into; one on the meta device is made here.
+
+        Args:
+            name: any name of the tensor.
+            saved_dtype: data type in the file.
+            dtype: for tensors on the meta device: data type of floating point ones, None for `saved_dtype`.
+            device: for tensors on the meta device: where to make them, None for the CPU.
+        """
+        first = self._first_name[name]
+        tensor = self._tensors[first]
+        if tensor.is_meta:
+            wanted = dtype if dtype is not None and saved_dtype.is_floating_point else saved_dtype
+            made = torch.empty(tensor.shape, dtype=wanted, device=device or "cpu")
+            tensor = self._replace(first, made)
+        return tensor.detach()
+
+    def require_real(self, path: object) -> None:
+        """Raise OLMoCheckpointError where a tensor is still on the meta device after loading."""
+        empty = [name for name, tensor in self._tensors.items() if tensor.is_meta]
+        if empty:
+            raise OLMoCheckpointError(
+                f"{path} has no values for {', '.join(empty)}, and the model was built without any; build it with "
+                "random weights before loading a part of them"
+            )
+        hidden = [name for name, buffer in self._module.named_buffers() if buffer.is_meta]
+        assert not hidden, f"buffers that are not saved must be made on a real device: {hidden}"
+
+    def _replace(self, first: str, made: Tensor) -> Tensor:
+        """Put a new tensor under all names of an old one."""
+        old = self._tensors[first]
+        if isinstance(old, nn.Parameter):
+            made = nn.Parameter(made, requires_grad=old.requires_grad)
+        for name, owner in self._first_name.items():
+            if owner == first:
+                parent, _, leaf = name.rpartition(".")
+                setattr(self._module.get_submodule(parent), leaf, made)
+        self._tensors[first] = made
+        return made

@@ -1,0 +1,111 @@
+"""Options of the scenes generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from olmo.config import BaseConfig, ConfigEnum
+from olmo.exceptions import OLMoConfigurationError
+
+
+class Task(ConfigEnum):
+    """What a question asks for."""
+
+    naming = "naming"
+    listing = "listing"
+    counting = "counting"
+    pointing = "pointing"
+    position = "position"
+    reading = "reading"
+    describing = "describing"
+
+
+@dataclass(kw_only=True)
+class ScenesConfig(BaseConfig):
+    """How pictures are drawn and what is asked about them."""
+
+    image_size: int = 168
+    """Side of the square picture, px; at least 64. Used when `image_sizes` is empty."""
+
+    image_sizes: list[int] = field(default_factory=list)
+    """Sides to draw from, px, one per scene; empty means always `image_size`."""
+
+    min_object_share: float = 0.14
+    """Smallest object, longer side as a share of the picture's side; 0.1 to 0.5. Where a crowded scene does not fit,
+    sizes shrink, to 0.6 of this at the least."""
+
+    max_object_share: float = 0.36
+    """Largest object, as `min_object_share`. Crowded scenes use a lower top."""
+
+    max_kinds: int = 4
+    """Most kinds of thing in one scene, 1 to 4."""
+
+    max_count: int = 6
+    """Most objects of one kind, 1 to 6."""
+
+    max_objects: int = 9
+    """Most objects in one scene, `max_count` to 12."""
+
+    clutter: int = 5
+    """Most pieces of clutter (lines, dots, triangles) below the objects; 0 to 20."""
+
+    word_share: float = 0.4
+    """Share of scenes that carry a sign with a word, 0 to 1."""
+
+    absent_share: float = 0.05
+    """Share of counting and pointing questions about a thing that is not there, 0 to 1."""
+
+    point_step_percent: float = 2.0
+    """Grid of the answered points, percent of the side; divides 100, at most a fifth of the smallest object."""
+
+    questions_per_scene: int = 6
+    """Questions per training example, at least 1; a scene may offer fewer."""
+
+    task_weights: dict[str, float] = field(
+        default_factory=lambda: {
+            "naming": 1.0,
+            "listing": 0.7,
+            "counting": 1.2,
+            "pointing": 2.0,
+            "position": 2.0,
+            "reading": 1.5,
+            "describing": 0.7,
+        }
+    )
+    """How often each task is asked, relative weights; a task left out is never asked. Position and reading weigh more
+    than they are asked, because few scenes have a clear relation or a sign."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, low, high in (
+            ("image_size", 64, 4096),
+            ("min_object_share", 0.1, 0.5),
+            ("max_object_share", self.min_object_share, 0.5),
+            ("max_kinds", 1, 4),
+            ("max_count", 1, 6),
+            ("max_objects", max(self.max_count, self.max_kinds), 12),
+            ("clutter", 0, 20),
+            ("word_share", 0, 1),
+            ("absent_share", 0, 1),
+            ("questions_per_scene", 1, 1000),
+            ("point_step_percent", 0.5, 20 * self.min_object_share),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise OLMoConfigurationError(f"{value} is out of range; allowed: {low} to {high}", name)
+        if any(not 64 <= side <= 4096 for side in self.image_sizes):
+            raise OLMoConfigurationError(f"{self.image_sizes}: each side must be 64 to 4096 px", "image_sizes")
+        if abs(100 / self.point_step_percent - round(100 / self.point_step_percent)) > 1e-9:
+            raise OLMoConfigurationError(
+                f"{self.point_step_percent} does not divide 100; use for example 1.0 or 2.0", "point_step_percent"
+            )
+        # Above a quarter of the picture (boxes grow by up to 1.4 a side when turned) random placing stops finding room.
+        if self.max_objects * self.min_object_share**2 > 0.25:
+            raise OLMoConfigurationError(
+                f"{self.max_objects} objects of at least {self.min_object_share} of the side do not fit; "
+                f"allowed: max_objects * min_object_share ** 2 <= 0.25; lower one of them",
+                "max_objects",
+            )
+        self.task_weights = {Task.parse(k).value: v for k, v in self.task_weights.items()}
+        if not any(v > 0 for v in self.task_weights.values()) or any(v < 0 for v in self.task_weights.values()):
+            raise OLMoConfigurationError("weights must be 0 or more, and one of them above 0", "task_weights")

@@ -1,0 +1,420 @@
+"""`ModelBase`: what every model of the family does in one way: forward, generate, checkpoints, sharding policy.
+
+A forward is always: embed the tokens, fuse the picture features in, apply the transforms, run the language model. A
+variant overrides `encode_images` or `transform`; nobody copies a `forward`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from olmo.checkpoint.native import LoadReport, load_checkpoint, save_checkpoint
+from olmo.exceptions import OLMoInputError
+from olmo.models.generate import generate, stream
+from olmo.models.llm_inputs import LlmInputs, visible_keys
+from olmo.models.molmo.molmo_config import MolmoConfig
+from olmo.models.outputs import OLMoGenerateOutput, OLMoOutput
+from olmo.models.picture_inputs import PictureInputs, fuse, image_groups, picture_inputs
+from olmo.models.text_inputs import TextInputs, text_inputs
+from olmo.models.wrap_policy import wrap_policy
+from olmo.nn.kv_cache import KVCache
+from olmo.nn.llm import Llm, LlmOutput
+from olmo.nn.loss import target_positions, weighted_cross_entropy
+from olmo.nn.vision_backbone import MolmoVisionBackbone
+from olmo.tokenizer import Tokenizer
+
+
+class ModelBase(nn.Module):
+    """Base class of all models.
+
+    Args:
+        config: what to build.
+        seed: seed of the random initialisation.
+    """
+
+    config_class: ClassVar[type[MolmoConfig]] = MolmoConfig
+
+    def __init__(self, config: MolmoConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.llm = Llm(config.llm)
+        self.vision_backbone = (
+            None if config.vision_backbone is None else MolmoVisionBackbone(config.vision_backbone, config.llm)
+        )
+        self._tokenizer: Tokenizer | None = None
+        if self.device.type != "meta":
+            self.reset_parameters(torch.Generator().manual_seed(seed))
+
+    # -- forward ---------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        images: torch.Tensor | None = None,
+        image_masks: torch.Tensor | None = None,
+        image_input_idx: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        position_ids: torch.Tensor | None = None,
+        subsegment_ids: torch.Tensor | None = None,
+        loss_masks: torch.Tensor | None = None,
+        past_key_values: tuple[tuple[torch.Tensor, torch.Tensor], ...] | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        logits_at: str = "all",
+        z_loss: float = 0.0,
+        metadata: Any = None,
+    ) -> OLMoOutput:
+        """Forward pass.
+
+        Args:
+            input_ids: `[B, L]` token ids, -1 on padding; `[L]` is a batch of one.
+            images: `[B, N, C, H, W]` normalised pixels of N crops, or `[B, N, P, p*p*3]` patches.
+            image_masks: `[B, N, P]` share of real pixels a patch; None: all real.
+            image_input_idx: `[B, I]` first position of each picture's tokens, or `[B, N, tokens]` position of each
+                pooled feature; None: rebuilt from input_ids.
+            labels: `[B, L]` targets aligned with input_ids, -100 ignored; the shift happens here.
+            attention_mask: `[B, L]`, non-zero on real tokens.
+            position_ids: `[B, L]`; None: counted from the attention mask.
+            subsegment_ids: `[B, L]` message-tree segments.
+            loss_masks: `[B, L]` weights of the labels; the divisor is their sum.
+            past_key_values: keys and values of earlier tokens.
+            use_cache: return past_key_values; None: when not training and no gradient is recorded.
+            output_hidden_states: return `[n_layers + 1, B, L, D]`.
+            output_attentions: return the attention weights of each layer (eager attention for this call).
+            logits_at: `"all"` positions, the `"last"` real one of each row (`[B, 1, V]`), or `"labels"`: only where a
+                loss is taken (`[n, V]`), which saves most of the memory in training.
+            z_loss: coefficient of the softmax z-loss.
+            metadata: ignored, so that a collated batch can be passed whole.
+
+        Returns:
+            OLMoOutput with logits and, given labels, the loss.
+
+        Raises:
+            OLMoInputError: a shape, range or combination that cannot be meant.
+        """
+        if logits_at not in ("all", "last", "labels"):
+            raise OLMoInputError(f"logits_at {logits_at!r} is not one of 'all', 'last', 'labels'")
+        past_length = 0 if past_key_values is None else past_key_values[0][0].shape[2]
+        if past_length and images is not None:
+            raise OLMoInputError("images cannot be passed together with past_key_values; they belong to the first call")
+        text = text_inputs(
+            input_ids, self.config.llm, attention_mask=attention_mask, position_ids=position_ids,
+            subsegment_ids=subsegment_ids, labels=labels, loss_masks=loss_masks, past_length=past_length,
+        )  # fmt: skip
+        inputs = self.llm_inputs(text, images, image_masks, image_input_idx)
+        if use_cache is None:
+            use_cache = past_length > 0 or not (self.training or torch.is_grad_enabled() or labels is not None)
+        cache = self.build_cache(inputs, past_key_values) if use_cache or past_length else None
+        out = self.run_llm(
+            inputs, cache, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
+        logits, loss = self._logits_and_loss(out.hidden, inputs, logits_at, z_loss)
+        return OLMoOutput(
+            logits=logits,
+            loss=loss,
+            past_key_values=cache.as_tuple() if cache is not None and use_cache else None,
+            hidden_states=torch.stack(out.hidden_states) if out.hidden_states is not None else None,
+            attentions=out.attentions,
+            aux=out.aux or None,
+        )
+
+    def llm_inputs(
+        self,
+        text: TextInputs,
+        images: torch.Tensor | None = None,
+        image_masks: torch.Tensor | None = None,
+        image_input_idx: torch.Tensor | None = None,
+    ) -> LlmInputs:
+        """Embed, fuse the pictures in, apply the transforms."""
+        embeds = self.llm.embed(text.input_ids)
+        groups = None
+        if images is not None:
+            pictures = self._pictures(text.input_ids, images, image_masks, image_input_idx)
+            embeds = fuse(embeds, self.encode_images(pictures), pictures)
+            if self.config.bi_directional_attn is not None:
+                groups = image_groups(text.input_ids, self.config.image_token_ids)
+        inputs = LlmInputs(
+            embeds=embeds,
+            position_ids=text.position_ids,
+            attention_mask=text.attention_mask,
+            segment_ids=text.segment_ids,
+            labels=text.labels,
+            loss_weights=text.loss_weights,
+            image_groups=groups,
+        )
+        return self.transform(inputs)
+
+    def encode_images(self, pictures: PictureInputs) -> torch.Tensor:
+        """Picture features `[M, tokens, D]` of the crops. A variant may override this."""
+        assert self.vision_backbone is not None
+        images = pictures.images.to(self.dtype)
+        return self.vision_backbone(images, pictures.image_masks)
+
+    def transform(self, inputs: LlmInputs) -> LlmInputs:
+        """Changes between fusing and the language model; Molmo has none. A variant may override this."""
+        return inputs
+
+    def run_llm(self, inputs: LlmInputs, cache: KVCache | None = None, **outputs: bool) -> LlmOutput:
+        """The language model over fused inputs, with the attention mask of the configured mode."""
+        past_length = 0 if cache is None else cache.length
+        mode = None if past_length else self.config.bi_directional_attn
+        response = None
+        if self.training and inputs.labels is not None:
+            response = inputs.labels != -100 if inputs.loss_weights is None else inputs.loss_weights > 0
+        return self.llm(
+            inputs.embeds,
+            position_ids=inputs.position_ids,
+            attention_mask=visible_keys(inputs, mode, past_length),
+            cache=cache,
+            response_mask=response,
+            **outputs,
+        )
+
+    def _pictures(
+        self,
+        input_ids: torch.Tensor,
+        images: torch.Tensor,
+        image_masks: torch.Tensor | None,
+        image_input_idx: torch.Tensor | None,
+    ) -> PictureInputs:
+        vision, spec = self.config.vision_backbone, self.config.image_spec
+        if vision is None or spec is None:
+            raise OLMoInputError("this model has no vision backbone (vision_backbone is null); it takes text only")
+        if image_masks is None and self.config.mm_preprocessor.legacy_image_mask:
+            warnings.warn(
+                "image_masks was not given: with weights of the first release results differ a little from the released "
+                "ones; call model(**inputs) with everything the preprocessor returns",
+                stacklevel=4,
+            )
+        return picture_inputs(
+            input_ids,
+            images.to(self.device),
+            image_masks,
+            image_input_idx,
+            vision=vision,
+            image_spec=spec,
+            preprocessing=self.config.mm_preprocessor,
+            token_ids=self.config.image_token_ids,
+        )
+
+    def build_cache(
+        self,
+        inputs: LlmInputs,
+        past: tuple[tuple[torch.Tensor, torch.Tensor], ...] | None = None,
+        extra_length: int = 0,
+    ) -> KVCache:
+        """A cache with room for `inputs`, for `extra_length` tokens after them, and for what is `past`."""
+        length = inputs.embeds.shape[1] + extra_length
+        if past is not None:
+            return KVCache.from_tuple(past, length)
+        llm = self.config.llm
+        return KVCache(
+            n_layers=llm.n_layers,
+            batch_size=inputs.embeds.shape[0],
+            n_kv_heads=llm.resolved_n_kv_heads,
+            head_dim=llm.resolved_head_dim,
+            max_length=length,
+            dtype=inputs.embeds.dtype,
+            device=inputs.embeds.device,
+        )
+
+    def _logits_and_loss(
+        self, hidden: torch.Tensor, inputs: LlmInputs, logits_at: str, z_loss: float
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits where they are wanted, and the mean loss over weighted targets (0 with a gradient when there is none)."""
+        if inputs.labels is None:
+            if logits_at == "last":
+                hidden = hidden[torch.arange(len(hidden)), inputs.last_real_position()][:, None]  # [B, 1, D]
+            return self.llm.logits(hidden), None
+        rows, columns, targets = target_positions(inputs.labels, inputs.segment_ids)
+        if logits_at == "labels":
+            logits = chosen = self.llm.logits(hidden[rows, columns])  # [n, V]
+        else:
+            logits = self.llm.logits(hidden)  # [B, L, V]
+            chosen = logits[rows, columns]
+        weights = None if inputs.loss_weights is None else inputs.loss_weights[rows, columns + 1]
+        total, divisor = weighted_cross_entropy(chosen, targets, weights, z_loss)
+        if len(targets) == 0:
+            total = hidden.float().sum() * 0.0
+        if logits_at == "last":
+            logits = logits[torch.arange(len(hidden)), inputs.last_real_position()][:, None]
+        return logits, total / divisor.clamp(min=1e-6) if len(targets) else total
+
+    # -- generation ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        images: torch.Tensor | None = None,
+        max_new_tokens: int = 200,
+        min_new_tokens: int = 0,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        num_beams: int = 1,
+        eos_token_id: int | list[int] | None = None,
+        pad_token_id: int | None = None,
+        **kwargs: Any,
+    ) -> OLMoGenerateOutput:
+        """Generate text autoregressively.
+
+        Args:
+            input_ids: `[B, L]` prompts, padded with -1 on either side, or `[L]`.
+            images: as in `forward`; so are `image_masks`, `image_input_idx` and `attention_mask` among the kwargs.
+            max_new_tokens: most tokens to generate; the context length caps it.
+            min_new_tokens: end tokens are forbidden before this many.
+            do_sample: draw tokens instead of taking the best one.
+            temperature: divides the logits before drawing.
+            top_p: draw from the smallest set of tokens with this probability.
+            top_k: draw from this many best tokens.
+            num_beams: beams of beam search; 1 is greedy.
+            eos_token_id: end token or tokens; None: the tokenizer's.
+            pad_token_id: fills rows after their end; None: the tokenizer's.
+            **kwargs: `stop_strings`, `repetition_penalty`, `length_penalty`, `logits_processors` (callables
+                `(generated ids [B, S], logits [B, V]) -> logits`), `output_scores`, `seed` or `generator`, and `stream`, a
+                callable that is given the text of a single row piece by piece.
+
+        Returns:
+            OLMoGenerateOutput with the new tokens and their text.
+
+        Raises:
+            OLMoInputError: an argument out of range or a combination that contradicts itself.
+        """
+        return generate(
+            self, input_ids, images=images, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens,
+            do_sample=do_sample, temperature=temperature, top_p=top_p, top_k=top_k, num_beams=num_beams,
+            eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kwargs,
+        )  # fmt: skip
+
+    def stream(self, input_ids: torch.Tensor, images: torch.Tensor | None = None, **kwargs: Any) -> Iterator[str]:
+        """Text of one example, piece by piece as it is decoded, cut only at whole characters.
+
+        Args:
+            input_ids: `[L]` or `[1, L]`.
+            images: as in `generate`.
+            **kwargs: as in `generate`.
+        """
+        return stream(self, input_ids, images=images, **kwargs)
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Random initialisation, reproducible by the generator."""
+        self.llm.reset_parameters(generator)
+        if self.vision_backbone is not None:
+            self.vision_backbone.reset_parameters(generator)
+
+    def save_checkpoint(self, path: str | Path, sharded: bool = True) -> None:
+        """Write weights, configuration and tokenizer to a folder, completely or not at all.
+
+        Args:
+            path: folder; what was there stays until the new one is complete.
+            sharded: several files that many processes could write, instead of one.
+        """
+        save_checkpoint(self, path, sharded=sharded, write_extra=self.config.save)
+
+    def load_checkpoint(self, path: str | Path, strict: bool = True) -> LoadReport:
+        """Load weights that `save_checkpoint` wrote, in either form.
+
+        Args:
+            path: checkpoint folder.
+            strict: every name and shape must match; False loads the rest and reports.
+
+        Returns:
+            Names that were missing, unexpected or of another shape.
+
+        Raises:
+            OLMoCheckpointError: missing or damaged files; with strict, any difference. The model is unchanged then.
+        """
+        return load_checkpoint(self, path, strict=strict)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        overrides: tuple[str, ...] | list[str] = (),
+        trust_remote_code: bool = False,
+    ) -> Self:
+        """Load a model with its weights.
+
+        Args:
+            model: a folder (native or released Hugging Face layout) or a hub id such as `"allenai/Molmo-7B-D-0924"`.
+            revision: branch, tag or commit on the hub.
+            dtype: type of the weights in memory, `"bfloat16"` say; None keeps float32, `"auto"` the stored type.
+            device: where the weights go.
+            overrides: dotted changes of the configuration.
+            trust_remote_code: accepted for compatibility and ignored; no code of a checkpoint is ever executed.
+
+        Raises:
+            OLMoCheckpointError: not found, incomplete, damaged, or of a layout that is not known.
+        """
+        del trust_remote_code
+        from_folder: Callable[..., Self] = cls._load_pretrained
+        return from_folder(model, revision=revision, dtype=dtype, device=device, overrides=overrides)
+
+    @classmethod
+    def _load_pretrained(cls, model: str | Path, **options: Any) -> Self:
+        raise NotImplementedError(f"{cls.__name__} does not say how its published weights are laid out")
+
+    # -- facts -----------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.llm.wte.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        return self.llm.wte.embedding.dtype
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, built at first need."""
+        if self._tokenizer is None:
+            self._tokenizer = self.config.build_tokenizer()
+        return self._tokenizer
+
+    def num_params(self, include_inactive: bool = True) -> int:
+        """Number of parameters; without inactive ones, only the experts that one token uses are counted."""
+        vision = 0 if self.vision_backbone is None else sum(p.numel() for p in self.vision_backbone.parameters())
+        return vision + self.llm.num_params(include_inactive)
+
+    def components(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Parameters by the part they belong to: `connector` (with the extra-vocabulary table), `vit`, `llm`."""
+        parts: dict[str, dict[str, nn.Parameter]] = {"connector": {}, "vit": {}, "llm": {}}
+        for name, parameter in self.named_parameters():
+            if name.startswith("vision_backbone.image_vit."):
+                parts["vit"][name] = parameter
+            elif name.startswith("vision_backbone.") or name == "llm.wte.new_embedding":
+                parts["connector"][name] = parameter
+            else:
+                parts["llm"][name] = parameter
+        return parts
+
+    def get_fsdp_wrap_policy(self, strategy: str | None = "by_block_and_size"):  # type: ignore[no-untyped-def]
+        """The `auto_wrap_policy` for `FullyShardedDataParallel`.
+
+        Args:
+            strategy: `by_block`, `by_block_and_size`, `size_based` or None.
+        """
+        blocks, large = list(self.llm.blocks), [self.llm.wte, self.llm.lm_head]
+        if self.vision_backbone is not None:
+            blocks += list(self.vision_backbone.image_vit.blocks)
+            large += [self.vision_backbone.connector]
+        return wrap_policy(strategy, blocks, [m for m in large if m is not None])

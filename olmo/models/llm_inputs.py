@@ -1,0 +1,95 @@
+"""`LlmInputs`: all that stands between fusing pictures into text and running the language model.
+
+Transforms (token selection, temporal aggregation, ...) are functions `LlmInputs -> LlmInputs`; because everything that
+belongs to a token travels in this one object, a transform that shortens the sequence cannot forget a field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from olmo.config import ConfigEnum
+from olmo.nn.attention_mask import build_attention_mask
+
+
+class BiDirectionalAttention(ConfigEnum):
+    """Which tokens may look ahead. Text rows are causal in every mode."""
+
+    within_image = "within_image"
+    image_tokens = "image_tokens"
+    image_to_question = "image_to_question"
+
+
+@dataclass(frozen=True)
+class LlmInputs:
+    """A batch on its way into the language model. L is the same in all fields."""
+
+    embeds: torch.Tensor
+    """`[B, L, D]` token embeddings with picture features added."""
+
+    position_ids: torch.Tensor
+    """`[B, L]` int64 rotary positions, >= 0."""
+
+    attention_mask: torch.Tensor | None = None
+    """`[B, L]` bool, False on padding; None when nothing is padded."""
+
+    segment_ids: torch.Tensor | None = None
+    """`[B, L]` int64 message-tree segments: a token sees keys of an equal or higher segment."""
+
+    labels: torch.Tensor | None = None
+    """`[B, L]` int64 targets aligned with the tokens, -100 where there is none."""
+
+    loss_weights: torch.Tensor | None = None
+    """`[B, L]` float weight of each label."""
+
+    image_groups: torch.Tensor | None = None
+    """`[B, L]` int64: 0 on text, 1, 2, ... on the tokens of each picture. Needed by bidirectional modes only."""
+
+    def last_real_position(self) -> torch.Tensor:
+        """`[B]` int64 index, within L, of each row's last token that is not padding."""
+        batch_size, length = self.embeds.shape[:2]
+        if self.attention_mask is None:
+            return torch.full((batch_size,), length - 1, device=self.embeds.device)
+        valid = self.attention_mask[:, -length:]
+        return (torch.arange(length, device=valid.device) * valid).argmax(dim=1)
+
+
+def visible_keys(inputs: LlmInputs, mode: BiDirectionalAttention | None, past_length: int = 0) -> torch.Tensor | None:
+    """The attention mask of a batch.
+
+    Args:
+        inputs: the batch; `attention_mask` covers the cached tokens too when there are any.
+        mode: bidirectional mode, None for causal everywhere.
+        past_length: tokens already in the cache.
+
+    Returns:
+        bool `[B, 1, L, S]`, True where a row may look, or None for plain causal attention.
+    """
+    length = inputs.embeds.shape[1]
+    groups = rows = keys = None
+    if mode is not None and inputs.image_groups is not None:
+        groups = inputs.image_groups
+        if mode is BiDirectionalAttention.image_tokens:
+            groups = (groups > 0).long()
+        elif mode is BiDirectionalAttention.image_to_question:
+            rows, keys, groups = _image_to_question(inputs)
+    return build_attention_mask(
+        length,
+        past_length=past_length,
+        key_is_valid=inputs.attention_mask,
+        segment_ids=inputs.segment_ids,
+        group_ids=groups,
+        free_rows=rows,
+        free_keys=keys,
+        device=inputs.embeds.device,
+    )
+
+
+def _image_to_question(inputs: LlmInputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Picture rows see every token that is not part of an answer (labels mark answers; at inference all is prompt)."""
+    assert inputs.image_groups is not None
+    rows = inputs.image_groups > 0
+    keys = torch.ones_like(rows) if inputs.labels is None else inputs.labels == -100
+    return rows, keys, rows.long()

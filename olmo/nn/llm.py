@@ -1,0 +1,216 @@
+"""The language model: embeddings, blocks, final norm and output head, over tensors alone.
+
+It knows nothing of text, pictures or generation. A pass takes embeddings, so that whoever calls it can add picture
+features to them first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from olmo.nn.attention import AttentionContext
+from olmo.nn.attention_mask import additive_mask, causal_mask
+from olmo.nn.block import TransformerBlock
+from olmo.nn.embedding import TokenEmbedding
+from olmo.nn.kv_cache import KVCache
+from olmo.nn.linear import linear
+from olmo.nn.llm_config import BlockType, LlmConfig
+from olmo.nn.norm import RMSNorm, build_norm
+from olmo.nn.rope import RotaryEmbedding
+
+
+@dataclass(frozen=True, slots=True)
+class LlmOutput:
+    """What a pass gives.
+
+    Args:
+        hidden: State after the final norm `[B, L, D]`; `Llm.logits` turns it into logits.
+        hidden_states: The input of every block and, last, `hidden`: n_layers + 1 tensors `[B, L, D]`, or None.
+        attentions: Weights of every block `[B, H, L, S]`, or None.
+        aux: `router_load` `[n_layers, E]`, tokens per expert, where asked for.
+    """
+
+    hidden: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    aux: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Llm(nn.Module):
+    """Decoder-only transformer of the Molmo family.
+
+    Freshly made, it has random weights; built on the meta device it has none until `to_empty` and `reset_parameters` or
+    a checkpoint.
+
+    Args:
+        config: Everything about the model.
+    """
+
+    lm_head: nn.Linear | None
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = TokenEmbedding(config.resolved_embedding_size, config.additional_vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(TransformerBlock(config, layer) for layer in range(config.n_layers))
+        self.ln_f = build_norm(config, config.d_model)
+        self.lm_head = None if config.weight_tying else linear(config.d_model, config.resolved_embedding_size)
+        self.rope = RotaryEmbedding(config.rope, config.resolved_head_dim)
+        if not self.wte.embedding.is_meta:
+            self.reset_parameters()
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Embeddings `[B, L, D]` of `input_ids` `[B, L]`.
+
+        Ids from `embedding_size` on take a row of the second table; negative ids, which are padding, take row 0.
+        """
+        return self.wte(input_ids)
+
+    def forward(
+        self,
+        embeds: Tensor,
+        *,
+        position_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        response_mask: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        output_router_load: bool = False,
+    ) -> LlmOutput:
+        """Run all blocks and the final norm.
+
+        Args:
+            embeds: `[B, L, D]`.
+            position_ids: Integers `[B, L]` or `[1, L]`, from 0; the value on padding does not matter.
+            attention_mask: Boolean `[B, 1, L, S]`, True where a query may look, S = cached length + L. None: causal.
+            cache: Past keys and values; the new ones are appended.
+            response_mask: Boolean `[B, L]`, True on tokens of the answer. Used for `response_residual_dropout`.
+            output_hidden_states: Return the states between blocks.
+            output_attentions: Return attention weights; slower.
+            output_router_load: Return tokens per expert of every routed block in `aux`.
+
+        Returns:
+            Hidden states and what was asked for. With a cache, it is advanced by L.
+        """
+        context = self._context(embeds, position_ids, attention_mask, cache, output_attentions)
+        keep = self._keep_probability(response_mask)
+        load = self._new_router_load(embeds.device) if output_router_load else None
+        x = embeds
+        if self.training and self.config.embedding_dropout > 0.0:
+            x = F.dropout(x, self.config.embedding_dropout)
+        states: list[Tensor] = []
+        attentions: list[Tensor] = []
+        for layer, block in enumerate(self.blocks):
+            if output_hidden_states:
+                states.append(x)
+            x, weights = block(x, context, keep, None if load is None else load[layer])
+            if weights is not None:
+                attentions.append(weights)
+        hidden = self.ln_f(x)
+        if cache is not None:
+            cache.advance(embeds.shape[1])
+        return LlmOutput(
+            hidden,
+            (*states, hidden) if output_hidden_states else None,
+            tuple(attentions) if output_attentions else None,
+            {} if load is None else {"router_load": load},
+        )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits `[..., V]` over the base table's rows for states `[..., D]` after the final norm."""
+        if self.lm_head is None:
+            return F.linear(hidden, self.wte.embedding)
+        return self.lm_head(hidden)
+
+    def new_cache(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache for this model, on its device; `dtype` None takes that of the weights."""
+        config, like = self.config, self.wte.embedding
+        return KVCache(
+            config.n_layers,
+            batch_size,
+            config.resolved_n_kv_heads,
+            config.resolved_head_dim,
+            max_length,
+            like.dtype if dtype is None else dtype,
+            like.device,
+        )
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all weights anew: normal with `init_std` for matrices, ones for norms, zeros for biases.
+
+        Args:
+            generator: Source of randomness. Weights on another device than its own are drawn there and copied, so one
+                seed gives one model everywhere. None uses the global source.
+        """
+        for module in self.modules():
+            if isinstance(module, RMSNorm):
+                module.reset_parameters()
+                continue
+            for name, parameter in module.named_parameters(recurse=False):
+                if name == "bias":
+                    parameter.zero_()
+                else:
+                    _draw_normal(parameter, self.config.init_std, generator)
+
+    def num_params(self, include_inactive: bool = True) -> int:
+        """Number of weights.
+
+        Args:
+            include_inactive: Count all experts; False counts only the `experts_per_token` that a token passes.
+        """
+        total = sum(parameter.numel() for parameter in self.parameters())
+        if include_inactive or self.config.block_type is not BlockType.olmoe:
+            return total
+        idle = self.config.n_experts - self.config.experts_per_token
+        one_expert = 3 * self.config.d_model * self.config.resolved_mlp_hidden_size
+        return total - self.config.n_layers * idle * one_expert
+
+    def _context(
+        self,
+        embeds: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        output_attentions: bool,
+    ) -> AttentionContext:
+        """What all layers share, made once: rotary tables, and the mask in the form the kernel takes."""
+        cos, sin = self.rope.tables(position_ids)
+        length, past = embeds.shape[1], cache.length if cache is not None else 0
+        if mask is None and length > 1 and (past > 0 or output_attentions):
+            mask = causal_mask(length, past, embeds.device).unsqueeze(1)  # [1, 1, L, S]
+        is_causal = mask is None and length > 1
+        bias = None if mask is None else additive_mask(mask, _compute_dtype(embeds))
+        return AttentionContext(cos, sin, bias, is_causal, cache, output_attentions)
+
+    def _keep_probability(self, response_mask: Tensor | None) -> Tensor | None:
+        """Per-token keep probability `[B, L, 1]` when answers have a dropout rate of their own, else None."""
+        config = self.config
+        if not self.training or response_mask is None or config.response_residual_dropout == 0.0:
+            return None
+        rates = torch.where(response_mask, config.response_residual_dropout, config.residual_dropout)
+        return (1.0 - rates).unsqueeze(-1)
+
+    def _new_router_load(self, device: torch.device) -> Tensor | None:
+        if self.config.block_type is not BlockType.olmoe:
+            return None
+        return torch.zeros(self.config.n_layers, self.config.n_experts, dtype=torch.long, device=device)
+
+
+def _compute_dtype(embeds: Tensor) -> torch.dtype:
+    """Dtype that projections of `embeds` will have."""
+    device = embeds.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeds.dtype
+
+
+def _draw_normal(parameter: Tensor, std: float, generator: torch.Generator | None) -> None:
+    if generator is None or generator.device == parameter.device:
+        parameter.normal_(0.0, std, generator=generator)
+    else:
+        drawn = torch.empty(parameter.shape, dtype=parameter.dtype, device=generator.device)
+        parameter.copy_(drawn.normal_(0.0, std, generator=generator))

@@ -1,0 +1,56 @@
+"""Next-token cross-entropy, in float32, with label shift, per-token weights and z-loss. Knows nothing of models."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+IGNORE = -100
+SHARED_SEGMENT = 10_000  # message trees: the id of tokens that every conversation sees
+
+
+def target_positions(
+    labels: torch.Tensor, segment_ids: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where a loss is taken.
+
+    Args:
+        labels: `[B, L]` int64 aligned with the tokens, -100 ignored. The token at t is predicted from t - 1.
+        segment_ids: `[B, L]` message-tree segments; a token is never predicted from another conversation's.
+
+    Returns:
+        `(rows [n], columns [n], targets [n])`: logits at `[row, column]` should predict `target`.
+    """
+    valid = labels[:, 1:] != IGNORE
+    if segment_ids is not None:
+        before, here = segment_ids[:, :-1], segment_ids[:, 1:]
+        valid = valid & ((before == here) | (before == SHARED_SEGMENT))
+    rows, columns = valid.nonzero(as_tuple=True)
+    return rows, columns, labels[rows, columns + 1]
+
+
+def weighted_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None, z_loss: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed cross-entropy and its divisor.
+
+    Args:
+        logits: `[n, V]`, any float type; the arithmetic is float32.
+        targets: `[n]` int64.
+        weights: `[n]` float weight of each token; negative counts as 0. None means 1 each.
+        z_loss: coefficient of `logsumexp(logits)^2` a token.
+
+    Returns:
+        `(loss_sum, divisor)`, both float32 scalars; their quotient is the mean. With n = 0 the sum is 0 and keeps a
+        gradient path.
+    """
+    logits = logits.float()
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    if z_loss:
+        losses = losses + z_loss * torch.logsumexp(logits, dim=-1).square()
+    if weights is None:
+        return losses.sum() + logits.sum() * 0.0 if losses.numel() == 0 else losses.sum(), logits.new_tensor(
+            float(targets.numel())
+        )
+    weights = weights.float().clamp(min=0.0)
+    return (losses * weights).sum() + (logits.sum() * 0.0 if losses.numel() == 0 else 0.0), weights.sum()

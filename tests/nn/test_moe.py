@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from olmo.nn.llm_config import LlmConfig
+from olmo.nn.moe import RoutedMlp
+
+
+def routed(n_experts=6, k=2, width=8, inner=12, seed=0):
+    torch.manual_seed(seed)
+    config = LlmConfig(
+        d_model=width, n_heads=2, mlp_hidden_size=inner, block_type="olmoe", n_experts=n_experts, experts_per_token=k
+    )
+    mlp = RoutedMlp(config)
+    with torch.no_grad():
+        for parameter in mlp.parameters():
+            parameter.normal_(0.0, 0.5)
+    return mlp
+
+
+def dense_oracle(mlp, x):
+    """Every expert on every token, summed with the probabilities of the chosen ones."""
+    tokens = x.reshape(-1, x.shape[-1])
+    probabilities = torch.softmax(tokens @ mlp.router.weight.T, -1)
+    kept = torch.zeros_like(probabilities)
+    chosen = probabilities.topk(mlp.experts_per_token, -1)
+    kept.scatter_(1, chosen.indices, chosen.values)
+    up, gate = torch.einsum("nd,edf->enf", tokens, mlp.experts_in).chunk(2, -1)
+    outputs = torch.einsum("enf,efd->end", F.silu(gate) * up, mlp.experts_out)
+    return torch.einsum("ne,end->nd", kept, outputs).view_as(x)
+
+
+@pytest.mark.parametrize("k", [1, 2, 6])
+def test_loop_equals_dense_oracle(k):
+    mlp = routed(k=k)
+    x = torch.randn(3, 5, 8)
+    torch.testing.assert_close(mlp(x), dense_oracle(mlp, x), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_equal_those_of_the_dense_oracle():
+    mlp = routed()
+    grads = []
+    for function in (mlp, lambda x: dense_oracle(mlp, x)):
+        x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        grads.append(torch.autograd.grad(function(x).square().sum(), [x, *mlp.parameters()]))
+    for ours, oracle in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, oracle, atol=1e-4, rtol=1e-4)
+
+
+def test_empty_experts_get_zero_gradients():
+    mlp = routed(n_experts=16, k=2)
+    load = torch.zeros(16, dtype=torch.long)
+    mlp(torch.randn(1, 2, 8), load).sum().backward()
+    empty = load == 0
+    assert empty.sum() >= 12
+    for parameter in mlp.parameters():
+        assert parameter.grad.isfinite().all()
+    assert mlp.experts_in.grad[empty].abs().max() == 0 and mlp.experts_in.grad[~empty].abs().sum() > 0
+
+
+def test_all_tokens_to_one_expert_is_exact():
+    mlp = routed(k=1)
+    with torch.no_grad():
+        mlp.router.weight.zero_()
+        mlp.router.weight[3, 0] = 50.0
+    x = torch.randn(1, 40, 8)
+    x[..., 0] = 1.0
+    load = torch.zeros(6, dtype=torch.long)
+    torch.testing.assert_close(mlp(x, load), dense_oracle(mlp, x), atol=1e-5, rtol=1e-5)
+    assert load.tolist() == [0, 0, 0, 40, 0, 0]
+
+
+def test_probabilities_are_not_renormalised():
+    weights, chosen = routed().route(torch.randn(10, 8))
+    assert chosen.shape == (10, 2) and (weights.sum(-1) < 1.0).all()
+    assert (weights[:, 0] >= weights[:, 1]).all()
+
+
+def test_unchosen_experts_do_not_matter():
+    mlp = routed()
+    x = torch.randn(1, 1, 8)
+    before = mlp(x)
+    _, chosen = mlp.route(x.view(1, 8))
+    with torch.no_grad():
+        for expert in set(range(6)) - set(chosen.flatten().tolist()):
+            mlp.experts_in[expert] = float("nan")
+            mlp.experts_out[expert] = float("nan")
+    assert torch.equal(mlp(x), before)
+
+
+def test_load_counts_every_choice_and_overwrites():
+    load = torch.full((6,), 99)
+    routed()(torch.randn(2, 7, 8), load)
+    assert load.sum() == 2 * 7 * 2
+
+
+def test_a_token_does_not_depend_on_its_neighbours():
+    mlp = routed()
+    x = torch.randn(2, 5, 8)
+    alone = torch.stack([mlp(x[b, i][None, None])[0, 0] for b in range(2) for i in range(5)])
+    torch.testing.assert_close(mlp(x).view(10, 8), alone, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["weights", "autocast"])
+def test_router_is_float32_in_bfloat16(how):
+    mlp = routed()
+    tokens = torch.randn(10, 8).bfloat16()
+    if how == "weights":
+        mlp = mlp.bfloat16()
+        weights, chosen = mlp.route(tokens)
+    else:
+        with torch.autocast("cpu", torch.bfloat16):
+            weights, chosen = mlp.route(tokens)
+    expected = torch.softmax(tokens.float() @ mlp.router.weight.float().T, -1).topk(2, -1)
+    assert weights.dtype == torch.float32
+    assert torch.equal(chosen, expected.indices)
+    torch.testing.assert_close(weights, expected.values, atol=1e-6, rtol=1e-6)
+
+
+def test_bfloat16_stays_near_float32():
+    mlp = routed()
+    x = torch.randn(2, 5, 8)
+    wanted = mlp(x)
+    got = mlp.bfloat16()(x.bfloat16())
+    assert got.dtype == torch.bfloat16
+    assert (got.float() - wanted).abs().max() < 0.05 * wanted.abs().max()
+
+
+def test_work_does_not_grow_with_the_number_of_experts():
+    flops = []
+    for n_experts in (4, 32):
+        mlp = routed(n_experts=n_experts, k=2)
+        with FlopCounterMode(display=False) as counter:
+            mlp(torch.randn(1, 16, 8))
+        flops.append(counter.get_total_flops() - 2 * 16 * 8 * n_experts)  # without the router
+    assert flops[0] == flops[1]
