@@ -28,6 +28,7 @@ from olmo.preprocessing.multicrop import make_crops
 from olmo.train.train_config import TrainConfig
 
 IGNORE = -100
+NO_SIGN_WEIGHT = 0.02  # about one patch in thirty shows a sign
 CENTRE_WEIGHT = 4.0  # few patches hold a point; this keeps the head from always saying no
 
 
@@ -103,8 +104,13 @@ class PatchNamingTask:
         logits = self.module(batch["images"])
         losses = {
             name: F.cross_entropy(logits[name].flatten(0, 1), batch[name].flatten(), ignore_index=IGNORE)
-            for name in ("kind", "x_bin", "y_bin", "word")
+            for name in ("kind", "x_bin", "y_bin")
         }
+        weights = torch.ones(logits["word"].shape[-1])
+        weights[0] = NO_SIGN_WEIGHT
+        losses["word"] = F.cross_entropy(
+            logits["word"].flatten(0, 1), batch["word"].flatten(), weights, ignore_index=IGNORE
+        )
         centre = logits["centre"].squeeze(-1)  # [M, P]
         losses["centre"] = F.binary_cross_entropy_with_logits(
             centre, batch["centre"], pos_weight=centre.new_tensor(CENTRE_WEIGHT)

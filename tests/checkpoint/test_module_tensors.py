@@ -55,5 +55,5 @@ def test_whole_numbers_keep_their_type_on_the_way_from_meta():
 
 def test_tensors_left_without_values_are_an_error():
     model = empty_toy()
-    with pytest.raises(OLMoCheckpointError, match="no values for table.weight"):
+    with pytest.raises(OLMoCheckpointError, match=r"no values for .*table.weight"):
         ModuleTensors(model).require_real("folder")
