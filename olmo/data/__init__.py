@@ -1,0 +1,1 @@
+"""Raw examples. Nothing here knows a tokenizer, a preprocessor or a model."""

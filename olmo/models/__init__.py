@@ -1,0 +1,1 @@
+"""Models: configuration, forward, generate and weights, one folder a family."""

@@ -1,0 +1,1 @@
+"""Modules on tensors. They know nothing of text, files or datasets."""

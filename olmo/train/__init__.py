@@ -1,0 +1,1 @@
+"""Training: recipe, optimizer, schedule, loop and the tasks that give the loss."""

@@ -69,7 +69,7 @@ class Trainer:
         with Progress(*columns, TimeRemainingColumn()) as progress:
             bar = progress.add_task("training", total=config.max_steps, completed=self.step)
             since, start_step = time.perf_counter(), self.step
-            for batch in self._batches():
+            for batch in self.batches():
                 metrics = self.train_step(batch)
                 progress.update(bar, completed=self.step, description=f"loss {metrics['loss']:.3f}")
                 if self.step % config.log_every == 0 or self.step == config.max_steps:
@@ -98,7 +98,7 @@ class Trainer:
         """Write a checkpoint that this run resumes from."""
         save_train_state(self.run_dir / "latest", self.task.module, self.optimizer, {"step": self.step})
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
         """The batches of the steps still to be taken; step s holds examples s*B .. (s+1)*B - 1."""
         config = self.config
         order = [

@@ -1,0 +1,1 @@
+"""Pictures for people: points drawn onto an image."""

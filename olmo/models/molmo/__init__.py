@@ -1,0 +1,1 @@
+"""Molmo: its configuration, its class and the layouts its weights are published in."""

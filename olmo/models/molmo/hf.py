@@ -167,21 +167,13 @@ def _third_of_rows(fused: Tensor, index: int) -> Tensor:
 
 def _join_experts_in(*ups_gates: Tensor) -> Tensor:
     """`[F, D]` up and gate matrices, expert after expert, as `[E, D, 2F]` with up first on the last axis."""
-    inner, width = ups_gates[0].shape
-    joined = ups_gates[0].new_empty(len(ups_gates) // 2, width, 2 * inner)
-    for i, matrix in enumerate(ups_gates):
-        expert, half = divmod(i, 2)
-        joined[expert, :, half * inner : (half + 1) * inner] = matrix.T
-    return joined
+    inner = ups_gates[0].shape[0]
+    return torch.cat(ups_gates).unflatten(0, (-1, 2 * inner)).transpose(1, 2)
 
 
 def _join_experts_out(*downs: Tensor) -> Tensor:
     """`[D, F]` matrices as `[E, F, D]`."""
-    width, inner = downs[0].shape
-    joined = downs[0].new_empty(len(downs), inner, width)
-    for expert, matrix in enumerate(downs):
-        joined[expert] = matrix.T
-    return joined
+    return torch.stack(downs).transpose(1, 2)
 
 
 def _expert_half(experts_in: Tensor, expert: int, half: int) -> Tensor:
