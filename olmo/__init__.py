@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import metadata
 from pathlib import Path
 
+from olmo.exceptions import OLMoError
+
 _DISTRIBUTION = "molmo"
 _OTHER_DISTRIBUTIONS = ("ai2-olmo", "ai2-molmo")
 _OTHER_FILES = ("model.py", "util.py", "train.py", "checkpoint.py", "optim.py", "version.py", "initialization.py")
@@ -29,16 +31,13 @@ def _refuse_mixture() -> None:
     files = [name for name in _OTHER_FILES if (folder / name).is_file()]
     if not installed and not files:
         return
-    from olmo.exceptions import OLMoError
-
     names = installed or _owners_of(files)
     named = f"distribution {' and '.join(map(repr, names))}" if names else "an unknown source"
     seen = f"; its {', '.join(files)} in {folder} is not ours" if files else ""
-    remove = " ".join(names) if names else f"the distribution that put {files[0]} there"
+    first = f"run `pip uninstall {' '.join(names)}`" if names else "remove that folder"
     raise OLMoError(
-        f"the import name 'olmo' is also taken by {named}{seen}. The two cannot share an environment: run "
-        f"`pip uninstall {remove}` and then `pip install --force-reinstall --no-deps {_DISTRIBUTION}`, or use a fresh "
-        "virtual environment"
+        f"the import name 'olmo' is also taken by {named}{seen}. The two cannot share an environment: use a fresh "
+        f"virtual environment, or {first} and install {_DISTRIBUTION} again"
     )
 
 
@@ -51,7 +50,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _owners_of(files: list[str]) -> list[str]:
-    """Names of the installed distributions that list one of `files` under `olmo/`; only asked on the way to an error."""
+    """Names of the installed distributions that list one of `files` under `olmo/`; asked before an error only."""
     wanted = {f"olmo/{name}" for name in files}
     owners = {d.metadata["Name"] for d in metadata.distributions() if wanted & {str(f) for f in d.files or ()}}
     return sorted(owners)

@@ -11,7 +11,7 @@ Source: Dosovitskiy et al. 2021 (ViT); Radford et al. 2021 (CLIP: norm before th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -117,7 +117,11 @@ class QuickGelu(nn.Module):
 
 
 def _activation(name: str) -> nn.Module:
-    choices = {"quick_gelu": QuickGelu, "gelu": nn.GELU, "gelu_tanh": lambda: nn.GELU(approximate="tanh")}
+    choices: dict[str, Callable[[], nn.Module]] = {
+        "quick_gelu": QuickGelu,
+        "gelu": nn.GELU,
+        "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    }
     if name not in choices:
         raise OLMoConfigurationError(f"{name!r} is not one of {', '.join(map(repr, choices))}", "activation")
     return choices[name]()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from olmo.config import BaseConfig, ConfigEnum
 from olmo.exceptions import OLMoConfigurationError
@@ -80,7 +81,7 @@ class VitConfig(BaseConfig):
     @property
     def spec(self) -> VitSpec:
         """The preset with what was set explicitly put over it."""
-        explicit = {
+        explicit: dict[str, Any] = {
             f.name: str(getattr(self, f.name)) if f.name == "resize" else getattr(self, f.name)
             for f in dataclasses.fields(self)
             if f.name != "image_model_type" and getattr(self, f.name) is not None

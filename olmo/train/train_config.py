@@ -74,7 +74,7 @@ class TrainConfig(BaseConfig):
     """A training run."""
 
     task: TrainTaskName
-    """`patch_naming` trains the ViT alone to say what each patch of a scene shows; `language` trains the whole model."""
+    """`patch_naming` trains the ViT alone to say what each patch shows; `language` trains the whole model."""
 
     model: str
     """Configuration of the model: a YAML file or a folder with config.yaml, relative to this file."""

@@ -87,7 +87,7 @@ class Trainer:
         rates = set_learning_rates(self.optimizer, self.config.optimizer, self.step, self.config.max_steps)
         loss, metrics = self.task.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norms = clip_by_component(self.optimizer, self.config.optimizer.clip_norm)
         self.optimizer.step()
         self.step += 1

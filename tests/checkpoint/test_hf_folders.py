@@ -121,7 +121,7 @@ def test_an_older_export_is_replaced_and_other_files_are_not(tmp_path):
     )  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     (tmp_path / "c" / "thesis.tex").write_text("x")
-    with pytest.raises(OLMoCheckpointError, match="thesis.tex"):
+    with pytest.raises(OLMoCheckpointError, match=r"thesis.tex"):
         save_by_rules(model, export_rules(model), tmp_path / "c", {})
 
 

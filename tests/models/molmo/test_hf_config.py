@@ -165,9 +165,8 @@ def test_what_the_released_schema_lacks_is_written_beside_it_with_a_warning(chan
     assert back.mm_preprocessor == config.mm_preprocessor
     assert back.data_formatter == config.data_formatter
     assert back.bi_directional_attn == config.bi_directional_attn
-    assert back.llm.replace(n_kv_heads=None, embedding_size=None, n_experts=1, experts_per_token=1) == config.llm.replace(
-        n_kv_heads=None, embedding_size=None, n_experts=1, experts_per_token=1
-    )
+    named = {"n_kv_heads": None, "embedding_size": None, "n_experts": 1, "experts_per_token": 1}
+    assert back.llm.replace(**named) == config.llm.replace(**named)
     assert back.llm.resolved_n_kv_heads == config.llm.resolved_n_kv_heads
     if config.vision_backbone is None:
         assert back.vision_backbone is None

@@ -72,7 +72,8 @@ def test_halves_go_where_the_released_code_has_them(golden_dir):
 def test_released_models_have_the_released_number_of_weights(preset, n_parameters, head):
     config = MolmoConfig.new(llm=LLM_PRESETS[preset])
     model = empty_model(config)
-    exported = {rule.target: target_shape(rule, DictSource(model.state_dict())) for rule in hf_export_rules(config)}
+    ours = DictSource(model.state_dict())
+    exported = {rule.target: target_shape(rule, ours) for rule in hf_export_rules(config)}
     assert sum(torch.Size(shape).numel() for shape in exported.values()) == n_parameters
     assert sum(p.numel() for p in model.parameters()) == n_parameters
     assert exported[head] == (config.llm.embedding_size, config.llm.d_model)
