@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from harness import RESULTS, ROOT, commit, hardware, versions
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
@@ -35,10 +32,10 @@ from olmo.eval.scenes_eval import Item, evaluate_scenes
 from olmo.exceptions import OLMoCheckpointError, OLMoError, OLMoInputError
 from olmo.io import write_atomic
 from olmo.models.base import ModelBase
+from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "nano.json"
+RESULT = RESULTS / "nano.json"
 FLOORS = {"naming": 0.80, "counting": 0.65, "pointing": 0.45}
 """Least accuracy of a model that was trained on a CPU alone."""
 QUICK_SCENES, FULL_SCENES = 60, 500
@@ -51,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(given)
     console = Console()
     try:
-        if args.threads:
-            torch.set_num_threads(args.threads)
+        set_up(args)
         model, facts = load_model(args)
         config = ScenesConfig()
         items = evaluation_items(args, config)
@@ -60,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sighted = run(model, items, config, args.batch_size, False, console)
         blind = run(model, items, config, args.batch_size, True, console) if args.blind else None
     except OLMoError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        # Some messages list names line by line.
+        Console(stderr=True).print(f"error: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
         return 2
     floors = FLOORS if args.floors else {}
     print_report(console, sighted, blind, floors)
@@ -97,6 +94,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def set_up(args: argparse.Namespace) -> None:
+    """Check the machine options and set the number of threads."""
+    if args.threads < 0:
+        raise OLMoInputError(f"--threads {args.threads} is out of range; allowed: 0 and up")
+    if args.device not in ("cpu", "cuda"):
+        raise OLMoInputError(f"--device {args.device!r} is not known; use cpu or cuda")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise OLMoInputError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+
 def evaluation_items(args: argparse.Namespace, config: ScenesConfig) -> list[Item]:
     """The questions, always the same for a number of scenes."""
     n_scenes = args.scenes if args.scenes is not None else QUICK_SCENES if args.quick else FULL_SCENES
@@ -110,13 +119,9 @@ def load_model(args: argparse.Namespace) -> tuple[ModelBase, dict[str, Any]]:
     if args.run_dir is not None:
         model, step = model_of_run(args.run_dir, args.config)
         return model.to(args.device), {"model": args.run_dir.name, "step": step}
-    folder = bundled_folder() if args.model is None else args.model
-    # The name alone: where a folder lies on one machine says nothing on another.
-    return Molmo.from_pretrained(folder, device=args.device), {"model": Path(folder).name}
-
-
-def bundled_folder() -> Path:
-    return ROOT / "olmo" / "models" / "nano"
+    if args.model is None:
+        return Molmo.from_pretrained(bundled_model_folder(), device=args.device), {"model": BUNDLED_MODEL}
+    return Molmo.from_pretrained(args.model, device=args.device), {"model": Path(args.model).name}
 
 
 def model_of_run(run_dir: Path, config: Path) -> tuple[Molmo, int]:
@@ -201,37 +206,15 @@ def interval(result: TaskResult) -> str:
 
 def provenance(model: ModelBase, arguments: Sequence[str]) -> dict[str, Any]:
     """Hardware, versions, commit and command of this run."""
-    cuda = model.device.type == "cuda"
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
+    # Names alone: where a folder lies on one machine says nothing on another.
+    shown = [Path(a).name if "/" in a else a for a in arguments]
     return {
-        "hardware": {
-            "device": torch.cuda.get_device_name(model.device) if cuda else "cpu",
-            "cpu": cpu_name(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in ("torch", "numpy", "pillow")}},
+        "hardware": {"device": device, **hardware()},
+        "versions": versions("numpy", "pillow"),
         "commit": commit(),
-        "command": " ".join(["python", "benchmarks/nano.py", *(Path(a).name if "/" in a else a for a in arguments)]),
+        "command": " ".join(["python", "benchmarks/nano.py", *shown]),
     }
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def commit() -> str | None:
-    """Commit of the checkout, with a + where tracked files differ from it; None outside a checkout."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import functools
+import inspect
+import json
+import numbers
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -24,7 +28,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from olmo.exceptions import OLMoConfigurationError
 
-
 C = TypeVar("C", bound="BaseConfig")
 
 
@@ -33,10 +36,10 @@ class ConfigEnum(enum.StrEnum):
 
     @classmethod
     def parse(cls, value: Any) -> Self:
-        """The member for `value`; raises OLMoConfigurationError that lists the choices."""
+        """The member of this value or name; raises OLMoConfigurationError that lists the choices."""
         wanted = str(value).lower().replace("_", "-")
-        for member in cls:
-            if member.value.lower().replace("_", "-") == wanted:
+        for name, member in cls.__members__.items():
+            if wanted in (member.value.lower().replace("_", "-"), name.lower().replace("_", "-")):
                 return member
         choices = ", ".join(repr(m.value) for m in cls)
         raise OLMoConfigurationError(f"{value!r} is not one of {choices}")
@@ -52,6 +55,11 @@ class BaseConfig:
     Raises:
         OLMoConfigurationError: an unknown key, a wrong type or a value out of range, with its dotted path.
     """
+
+    def __new__(cls, *args: Any, **values: Any) -> Self:
+        """Refuse unknown keywords before the generated constructor does, which knows no nearest key."""
+        _refuse_unknown(cls, values)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         hints = _type_hints(type(self))
@@ -84,6 +92,11 @@ class BaseConfig:
         return cls.from_dict(read_config_file(path, key), overrides)
 
     @classmethod
+    def class_for(cls, values: Mapping[str, Any]) -> tuple[type[Self], Mapping[str, Any]]:
+        """The class to build from `values`, and the values left for it. A base of several classes overrides this."""
+        return cls, values
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Self:
         """Build from plain nested containers, then apply dotted overrides."""
         config = build(cls, values)
@@ -97,10 +110,14 @@ class BaseConfig:
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     def save(self, path: str | Path) -> None:
-        """Write YAML; `load` of it gives an equal configuration."""
+        """Write YAML, or JSON to a name that ends so; `load` of it gives an equal configuration."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(yaml.safe_dump(self.asdict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        if target.suffix == ".json":
+            text = json.dumps(self.asdict(), indent=2, ensure_ascii=False) + "\n"
+        else:
+            text = yaml.safe_dump(self.asdict(), sort_keys=False, allow_unicode=True)
+        target.write_text(text, encoding="utf-8")
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, checked again."""
@@ -109,18 +126,23 @@ class BaseConfig:
 
 def build(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
     """Construct `cls` from `values`, with strict keys and errors that carry the dotted path."""
+    try:
+        cls, values = cls.class_for(values)
+        for f in dataclasses.fields(cls):
+            required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+            if required and f.name not in values:
+                _refuse_unknown(cls, values)  # a misspelt key is the likelier mistake
+                raise OLMoConfigurationError("is required and was not given", f.name)
+        return cls(**{str(k): v for k, v in values.items()})
+    except OLMoConfigurationError as error:
+        raise error.under(path) from None
+
+
+def _refuse_unknown(cls: type, values: Mapping[str, Any]) -> None:
     known = _init_names(cls)
     for key in values:
         if key not in known:
-            raise OLMoConfigurationError(_unknown_key(str(key), cls), _join(path, str(key)))
-    for f in dataclasses.fields(cls):
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and f.name not in values:
-            raise OLMoConfigurationError("is required and was not given", _join(path, f.name))
-    try:
-        return cls(**values)
-    except OLMoConfigurationError as error:
-        raise error.under(path) from None if path else error
+            raise OLMoConfigurationError(_unknown_key(str(key), cls), str(key))
 
 
 def coerce(value: Any, hint: Any, path: str) -> Any:
@@ -163,7 +185,7 @@ def _coerce_scalar(value: Any, hint: type, path: str) -> Any:
             return hint.parse(value)
         except OLMoConfigurationError as error:
             raise error.under(path) from None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if hint is float and is_number:
         return float(value)
     if hint is int and is_number and float(value).is_integer():
@@ -202,17 +224,22 @@ def read_config_file(path: str | Path, key: str | None = None) -> dict[str, Any]
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Dotted `key=value` assignments over plain containers; list items by index (`vit_layers.0=-3`)."""
+    if isinstance(overrides, str):
+        raise OLMoConfigurationError(f"overrides is a list of key=value strings; write [{overrides!r}]")
     node = OmegaConf.create(dict(values))
     for item in overrides:
         name, separator, text = item.partition("=")
         if not separator or not name.strip():
             raise OLMoConfigurationError(f"override {item!r} is not of the form key=value")
         try:
-            value = OmegaConf.create(f"v: {text}" if text.strip() else "v: null")["v"]
+            value = OmegaConf.select(OmegaConf.create(f"v: {text}" if text.strip() else "v: null"), "v")
             OmegaConf.update(node, name.strip(), value, merge=True, force_add=True)
         except (OmegaConfBaseException, yaml.YAMLError, IndexError, TypeError, ValueError) as error:
             raise OLMoConfigurationError(f"cannot apply override {item!r}: {' '.join(str(error).split())}") from None
-    result = OmegaConf.to_container(node, resolve=True)
+    try:
+        result = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise OLMoConfigurationError(f"cannot apply overrides: {' '.join(str(error).split())}") from None
     assert isinstance(result, dict), "overrides keep the top level a mapping"
     return {str(k): v for k, v in result.items()}
 
@@ -237,10 +264,11 @@ def _field_names(cls: type) -> set[str]:
     return {f.name for f in dataclasses.fields(cls)}
 
 
-def _init_names(cls: type) -> set[str]:
+@functools.cache
+def _init_names(cls: type) -> frozenset[str]:
     """Names the constructor takes: the fields, and the alternative spellings declared as InitVar."""
-    initvars = {n for n, t in cls.__dataclass_fields__.items() if t._field_type is dataclasses._FIELD_INITVAR}  # type: ignore[attr-defined]
-    return _field_names(cls) | initvars
+    constructor = typing.cast(Any, cls).__init__  # the generated one; BaseConfig.__new__ takes any keyword
+    return frozenset(inspect.signature(constructor).parameters) - {"self"}
 
 
 def _unknown_key(key: str, cls: type) -> str:

@@ -156,8 +156,8 @@ def _hub_problem(name: str, revision: str | None, error: Exception) -> str:
         )
     if isinstance(error, LocalEntryNotFoundError):
         return (
-            f"{name} is not, or not wholly, in the hub cache, and the hub cannot be reached (offline, or HF_HUB_OFFLINE=1); download "
-            f"it where there is a network with `hf download {name}` and give the folder"
+            f"{name} is not, or not wholly, in the hub cache, and the hub cannot be reached (offline, or "
+            f"HF_HUB_OFFLINE=1); download it where there is a network with `hf download {name}` and give the folder"
         )
     reason = " ".join(str(error).split())
     return f"cannot get {name} from the hub: {reason}; try again, or download it and give the folder"

@@ -1,4 +1,4 @@
-"""Small facts about torch that several rooms need: data types by name, and seeded generators."""
+"""Small facts about torch that several rooms need: data types by name."""
 
 from __future__ import annotations
 
@@ -38,8 +38,3 @@ def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if isinstance(dtype, str) and dtype.removeprefix("torch.") in DTYPES:
         return DTYPES[dtype.removeprefix("torch.")]
     raise OLMoConfigurationError(f"{dtype!r} is not one of 'auto', {', '.join(map(repr, DTYPES))}", "dtype")
-
-
-def seed_generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A random generator of its own on `device`, seeded; the global one is not touched."""
-    return torch.Generator(device=device).manual_seed(seed)

@@ -1,7 +1,7 @@
 """Train the tokenizer of molmo-nano on the text of Scenes and write it beside the model's configuration.
 
-A byte-level BPE with pieces for a tiny model: every coordinate ("42.0") and every stretch of point markup between two
-coordinates (`" y1="`) is one token, so a point costs four tokens. Any other text still encodes, if need be byte by byte.
+A byte-level BPE with pieces for a tiny model: a coordinate ("42.0") is one token, and so is the markup between two
+coordinates (`" y1="`), so a point costs four tokens. Any other text still encodes, if need be byte by byte.
 
     python scripts/build_nano_tokenizer.py configs/molmo-nano
 """

@@ -34,7 +34,7 @@ class MolmoPreprocessorConfig(BaseConfig):
     legacy_image_mask: bool = False
     """Shift the padding masks by one crop, as the code did that the released v1 weights were trained with."""
 
-    max_pixels: int = 178_956_970
+    max_pixels: int = 89_478_485
     """Pictures of more pixels are refused before they are decoded (decompression bombs)."""
 
     def __post_init__(self) -> None:

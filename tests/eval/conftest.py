@@ -8,6 +8,7 @@ from olmo.data.scenes.dataset import ScenesDataset
 from olmo.eval.scenes_eval import Item
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
 
+N_SCENES = 10
 TINY = (
     "llm.d_model=32", "llm.n_heads=2", "llm.n_layers=1", "llm.mlp_hidden_size=32", "vision_backbone.vit.image_size=56",
     "vision_backbone.vit.d_model=24", "vision_backbone.vit.n_heads=2", "vision_backbone.vit.n_layers=1",
@@ -34,4 +35,4 @@ def tiny_model(tiny_config: MolmoConfig) -> Molmo:
 
 @pytest.fixture(scope="session")
 def items() -> list[Item]:
-    return ScenesDataset().evaluation_items(24)
+    return ScenesDataset().evaluation_items(N_SCENES)

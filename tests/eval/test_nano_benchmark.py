@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,12 +18,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def nano() -> ModuleType:
+def nano() -> Iterator[ModuleType]:
+    # As `python benchmarks/nano.py` does, so that the script finds what benchmarks share.
+    sys.path.insert(0, str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("benchmarks_nano", ROOT / "benchmarks" / "nano.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(ROOT / "benchmarks"))
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +45,10 @@ def arguments(run_dir: Path, *more: str) -> list[str]:
 
 
 def test_last_line_is_the_result(nano: ModuleType, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert nano.main(arguments(run_dir, "--scenes", "3")) == 1, "an untrained model misses the floors"
+    assert nano.main(arguments(run_dir, "--scenes", "2")) == 1, "an untrained model misses the floors"
     *shown, last = capsys.readouterr().out.strip().splitlines()
     result = json.loads(last)
-    assert result["step"] == 12 and result["n_scenes"] == 3 and result["model"] == run_dir.name
+    assert result["step"] == 12 and result["n_scenes"] == 2 and result["model"] == run_dir.name
     naming = result["tasks"]["naming"]
     assert set(naming) == {"n", "n_right", "accuracy", "interval", "blind", "floor", "passed"}
     assert naming["floor"] == 0.8 and naming["passed"] is False
@@ -78,12 +83,14 @@ def test_saves_what_it_prints(
         (["--run-dir", "no_such_run"], "no_such_run"),
         (["--model", "/no/such/model"], "/no/such/model"),
         (["--scenes", "0"], "--scenes 0"),
+        (["--device", "abacus"], "abacus"),
+        (["--threads", "-1"], "--threads -1"),
     ],
 )
 def test_mistakes_are_one_line(
     nano: ModuleType, run_dir: Path, given: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = given if given[0] != "--scenes" else arguments(run_dir, *given)
+    whole = given if given[0] in ("--run-dir", "--model") else arguments(run_dir, *given)
     assert nano.main(whole) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

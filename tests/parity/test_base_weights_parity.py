@@ -1,6 +1,6 @@
 """A Molmo started from a published language model and picture encoder computes what they compute (transformers).
 
-float32, tolerance 1e-4; measured worst case 2e-6 (logits), 4e-6 (features).
+float32, tolerance 1e-4; measured worst case of five seeds 4.3e-6 (logits), 3.8e-6 (features).
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ def test_both_parts_compute_what_the_published_models_compute(published):
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     for name, tensor in model.state_dict().items():
         is_new = name.startswith("vision_backbone.connector.") or name == "llm.wte.new_embedding"
-        # Constants (norm weights, zero biases) are equal by chance.
         assert not is_new or torch.equal(tensor, before[name]), name
 
 

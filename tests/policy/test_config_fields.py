@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -48,22 +49,23 @@ def config_classes() -> tuple[ConfigClass, ...]:
     return tuple(ConfigClass(name, *found) for name, found in classes.items() if is_config(name))
 
 
-def attribute_reads(tree: ast.AST, without: ast.AST | None = None) -> Iterator[str]:
-    """Names of all attributes that are read under `tree`, leaving out one part of it."""
-    for child in ast.iter_child_nodes(tree):
-        if child is without:
-            continue
-        if isinstance(child, ast.Attribute) and isinstance(child.ctx, ast.Load):
-            yield child.attr
-        yield from attribute_reads(child, without)
+def attribute_reads(tree: ast.AST) -> Counter[str]:
+    """How often each attribute name is read under `tree`."""
+    return Counter(n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load))
+
+
+@cache
+def all_reads() -> Counter[str]:
+    total: Counter[str] = Counter()
+    for module in modules().values():
+        total += attribute_reads(module.tree)
+    return total
 
 
 @cache
 def reads_outside(config: ConfigClass) -> frozenset[str]:
-    names: set[str] = set()
-    for module in modules().values():
-        names.update(attribute_reads(module.tree, config.node if module is config.module else None))
-    return frozenset(names)
+    """Attribute names read anywhere but in the class itself."""
+    return frozenset(all_reads() - attribute_reads(config.node))
 
 
 def reads_in_used_methods(config: ConfigClass) -> set[str]:
@@ -97,5 +99,7 @@ def test_every_field_is_read() -> None:
     unread = []
     for config in config_classes():
         reads = reads_outside(config) | reads_in_used_methods(config)
-        unread += [f"{config.module.at(n)}: {config.name}.{name}" for name, n, _ in config.fields() if name not in reads]
+        unread += [
+            f"{config.module.at(n)}: {config.name}.{name}" for name, n, _ in config.fields() if name not in reads
+        ]
     assert not unread, "fields that no code reads; delete them:\n" + "\n".join(unread)

@@ -9,7 +9,7 @@ from source_tree import Function, Module, modules
 
 
 def public_definitions(module: Module) -> Iterator[tuple[str, ast.AST, bool]]:
-    """(qualified name, node, has a docstring) of every public class, function and method; nested functions are private."""
+    """(qualified name, node, has a docstring) of every public class, function and method; nested ones are private."""
 
     def visit(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST, bool]]:
         for child in ast.iter_child_nodes(node):

@@ -6,6 +6,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable
+from itertools import pairwise
 
 from source_tree import ROOT, Import, imports_of, modules
 
@@ -37,7 +38,7 @@ PLACE = {name: (i, j) for i, layer in enumerate(LAYERS) for j, group in enumerat
 
 def room(module: str) -> str:
     """First component below `olmo`, "" for `olmo` itself."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def own_imports() -> Iterable[tuple[str, Import]]:
@@ -86,7 +87,7 @@ def test_no_cycles_between_modules() -> None:
         if found.target in graph and found.target != name:
             graph[name].setdefault(found.target, found.place)
     cycle = find_cycle(graph)
-    steps = [f"{graph[a][b]}: {a} imports {b}" for a, b in zip(cycle, cycle[1:], strict=False)]
+    steps = [f"{graph[a][b]}: {a} imports {b}" for a, b in pairwise(cycle)]
     assert not cycle, "imports run in a circle:\n" + "\n".join(steps)
 
 

@@ -46,6 +46,9 @@ def values_from_flat(flat: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("d_model", "n_heads", "n_layers", "vocab_size"):
         if name not in flat:
             raise OLMoCheckpointError(f"the configuration of the checkpoint has no {name!r}; get its files again")
+    for name in ("d_model", "mlp_hidden_size", "mlp_ratio"):
+        if not isinstance(flat.get(name), int | float | None):
+            raise OLMoCheckpointError(f"{name!r} of the checkpoint's configuration is no number: {flat[name]!r}")
     values: dict[str, Any] = {"llm": _llm_values(flat)}
     values["vision_backbone"] = _vision_values(flat)
     values["mm_preprocessor"] = {"legacy_image_mask": True} | _given(flat, {k: k for k in PREPROCESSOR_FIELDS})
@@ -121,10 +124,10 @@ def _llm_values(flat: Mapping[str, Any]) -> dict[str, Any]:
         values.pop("n_experts", None)
         values.pop("experts_per_token", None)
     # Their width is that of the joined up and gate matrix.
-    doubled = flat.get("mlp_hidden_size") or int(flat.get("mlp_ratio", 4) * flat["d_model"])
-    values["mlp_hidden_size"] = doubled // 2
+    doubled = flat.get("mlp_hidden_size") or flat.get("mlp_ratio", 4) * flat["d_model"]
+    values["mlp_hidden_size"] = int(doubled) // 2
     values["additional_vocab_size"] = flat.get("additional_vocab_size", 128) or 0
-    values["rope"] = {"theta": float(flat.get("rope_theta", 10_000.0))}
+    values["rope"] = {"theta": flat.get("rope_theta", 10_000.0)}
     values["tokenizer"] = {"identifier": "tokenizer.json"}
     return values
 
@@ -133,10 +136,12 @@ def _vision_values(flat: Mapping[str, Any]) -> dict[str, Any] | None:
     encoder = flat.get("vision_backbone", {})
     if encoder is None:
         return None
+    if not isinstance(encoder, Mapping):
+        raise OLMoCheckpointError(f"vision_backbone of the checkpoint's configuration is no mapping: {encoder!r}")
     values = _given(flat, {name: name for name in CONNECTOR_FIELDS})
     values.setdefault("vit_layers", [-2, -9])
     values.setdefault("image_padding_embed", "pad_and_partial_pad")
-    if values.get("image_projector", "mlp").replace("-", "_") not in ("mlp", "linear"):
+    if values.get("image_projector", "mlp") not in ("mlp", "linear"):
         raise OLMoCheckpointError(f"image_projector {values['image_projector']!r} is not 'mlp' or 'linear'")
     return values | {"vit": _encoder_values(encoder)}
 
@@ -148,10 +153,10 @@ def _encoder_values(encoder: Mapping[str, Any]) -> dict[str, Any]:
         raise OLMoCheckpointError(f"vision_backbone.image_model_type {family!r} is not one of {', '.join(VIT_PRESETS)}")
     values = {"image_model_type": family} | _given(encoder, ENCODER_FIELDS)
     if "image_default_input_size" in encoder:
-        height, width = encoder["image_default_input_size"]
-        if height != width:
-            raise OLMoCheckpointError(f"vision_backbone.image_default_input_size {[height, width]} is not square")
-        values["image_size"] = height
+        size = encoder["image_default_input_size"]
+        if not isinstance(size, list | tuple) or len(size) != 2 or size[0] != size[1]:
+            raise OLMoCheckpointError(f"vision_backbone.image_default_input_size {size!r} is not two equal sides")
+        values["image_size"] = size[0]
     built = MolmoVisionBackboneConfig.new(vit=values, vit_layers=[-1])
     implied = encoder_fields(built)
     for name in ("image_num_key_value_heads", "image_head_dim", "image_num_pos", "image_pos_patch_size", "resize_mode"):

@@ -13,7 +13,6 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     "attention_layer_norm_with_affine": (True,),
     "attn_logit_softcapping": (None,),
     "bias_for_layer_norm": (False, None),
-    "block_group_size": tuple(range(1, 1025)),
     "block_type": ("sequential", "moe"),
     "final_logit_softcapping": (None,),
     "hidden_act": ("silu", "swiglu"),
@@ -98,16 +97,16 @@ ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": 
 
 NO_INFLUENCE = frozenset({
     "_attn_implementation", "_from_model_config", "_name_or_path", "alibi_bias_max", "architectures",
-    "attention_type", "auto_map", "bi_directional_attn", "bos_token_id", "chunk_size_feed_forward", "do_random_scale",
-    "dtype", "eos_token_id", "fix_image_input_idx", "fix_image_padding", "flash_attention", "float32_attention",
-    "gin_bindings", "hidden_size", "init_cutoff_factor", "init_device", "init_fn", "initializer_range", "is_decoder",
-    "is_encoder_decoder", "llm_load_path", "low_cpu_fsdp", "max_position_embeddings", "mlp_hidden_size", "mlp_ratio",
-    "model_name", "model_type", "moe_capacity_factor", "moe_lbl_in_fp32", "moe_log_expert_assignment",
-    "moe_loss_weight", "moe_mlp_impl", "moe_zloss_weight", "new_embedding_init_range", "output_attentions",
-    "output_hidden_states", "pad_to", "pad_token_id", "pad_tokenizer", "precision", "prompt_override",
-    "query_pre_attn_scalar", "response_attention_dropout", "return_dict", "rope_full_precision", "rope_theta",
-    "tie_word_embeddings", "tokenizer", "torch_dtype", "transformers_version", "use_cache", "vision_backbone",
-    "vit_load_path",
+    "attention_type", "auto_map", "bi_directional_attn", "block_group_size", "bos_token_id",
+    "chunk_size_feed_forward", "do_random_scale", "dtype", "eos_token_id", "fix_image_input_idx", "fix_image_padding",
+    "flash_attention", "float32_attention", "gin_bindings", "hidden_size", "init_cutoff_factor", "init_device",
+    "init_fn", "initializer_range", "is_decoder", "is_encoder_decoder", "llm_load_path", "low_cpu_fsdp",
+    "max_position_embeddings", "mlp_hidden_size", "mlp_ratio", "model_name", "model_type", "moe_capacity_factor",
+    "moe_lbl_in_fp32", "moe_log_expert_assignment", "moe_loss_weight", "moe_mlp_impl", "moe_zloss_weight",
+    "new_embedding_init_range", "output_attentions", "output_hidden_states", "pad_to", "pad_token_id",
+    "pad_tokenizer", "precision", "prompt_override", "query_pre_attn_scalar", "response_attention_dropout",
+    "return_dict", "rope_full_precision", "rope_theta", "tie_word_embeddings", "tokenizer", "torch_dtype",
+    "transformers_version", "use_cache", "vision_backbone", "vit_load_path",
 })  # fmt: skip
 """Fields that are read under their own rule, or that have no influence on the result of a model that is run."""
 

@@ -137,6 +137,16 @@ def test_another_model_is_an_error():
         build({"model_type": "llama"})
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"mlp_hidden_size": "wide"}, {"vision_backbone": 7}, {"vision_backbone": {"image_default_input_size": 336}}],
+    ids=str,
+)
+def test_values_of_a_wrong_kind_are_named(golden_dir, change):
+    with pytest.raises(OLMoCheckpointError, match=next(iter(change))):
+        build(read(golden_dir, "molmo_e") | change)
+
+
 def test_missing_sizes_are_named():
     with pytest.raises(OLMoCheckpointError, match="'n_layers'"):
         build({"d_model": 64, "n_heads": 4, "vocab_size": 100})
