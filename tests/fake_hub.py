@@ -39,71 +39,78 @@ class FakeHub:
 @contextmanager
 def fake_hub(repositories: Mapping[str, Path], gated: tuple[str, ...] = ()) -> Iterator[FakeHub]:
     """Serve folders as repositories until the block ends."""
-    hub = FakeHub(url="")
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.0"  # no connection outlives the hub
-
-        def do_HEAD(self) -> None:
-            self._answer()
-
-        def do_GET(self) -> None:
-            self._answer()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def _answer(self) -> None:
-            path = self.path.split("?")[0]
-            hub.requests.append(f"{self.command} {path}")
-            if len(hub.requests) > MAX_REQUESTS:
-                return self._send(429, b"{}")
-            match = _API.fullmatch(path) or _FILE.fullmatch(path)
-            if match is None or match["id"] not in {**repositories, **dict.fromkeys(gated)}:
-                return self._send(401, b"{}", {"X-Error-Code": "RepoNotFound"})
-            if match["id"] in gated:
-                return self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
-            if match["rev"] not in (None, "main", COMMIT):
-                return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-            folder = repositories[match["id"]]
-            if "path" in match.groupdict():
-                return self._send_file(folder / match["path"])
-            return self._send(200, json.dumps(_describe(match["id"], folder, match["what"])).encode())
-
-        def _send_file(self, file: Path) -> None:
-            if not file.is_file():
-                return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-            content = file.read_bytes()
-            headers = {
-                "ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes",
-            }  # fmt: skip
-            wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-            if wanted is None:
-                return self._send(200, content, headers)
-            first, last = int(wanted[1]), min(int(wanted[2] or len(content) - 1), len(content) - 1)
-            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-            return self._send(206, content[first : last + 1], headers)
-
-        def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-            self.send_response(status)
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(repositories, gated)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     try:
-        yield hub
+        yield server.hub
     finally:
         server.shutdown()
         server.server_close()
         thread.join(timeout=5)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, repositories: Mapping[str, Path], gated: tuple[str, ...]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.repositories, self.gated = repositories, gated
+        self.hub = FakeHub(url=f"http://127.0.0.1:{self.server_address[1]}")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.0"  # no connection outlives the hub
+    server: _Server
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _answer(self) -> None:
+        path = self.path.split("?")[0]
+        requests = self.server.hub.requests
+        requests.append(f"{self.command} {path}")
+        if len(requests) > MAX_REQUESTS:
+            return self._send(429, b"{}")
+        match = _API.fullmatch(path) or _FILE.fullmatch(path)
+        if match is not None and match["id"] in self.server.gated:
+            return self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
+        if match is None or match["id"] not in self.server.repositories:
+            return self._send(401, b"{}", {"X-Error-Code": "RepoNotFound"})
+        if match["rev"] not in (None, "main", COMMIT):
+            return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        folder = self.server.repositories[match["id"]]
+        if match.re is _FILE:
+            return self._send_file(folder / match["path"])
+        return self._send(200, json.dumps(_describe(match["id"], folder, match["what"])).encode())
+
+    def _send_file(self, file: Path) -> None:
+        if not file.is_file():
+            return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+        content = file.read_bytes()
+        tag = hashlib.sha1(content).hexdigest()
+        headers = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted is None:
+            return self._send(200, content, headers)
+        first, last = int(wanted[1]), min(int(wanted[2] or len(content) - 1), len(content) - 1)
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+        return self._send(206, content[first : last + 1], headers)
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
 
 
 def _describe(repository: str, folder: Path, what: str | None) -> object:

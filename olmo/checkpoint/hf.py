@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from olmo.checkpoint.module_tensors import LoadReport, ModuleTensors
 from olmo.checkpoint.tensor_source import INDEX_FILE, WEIGHTS_FILE, TensorSource
-from olmo.checkpoint.weight_rules import WeightRule
+from olmo.checkpoint.weight_rules import WeightRule, join_rows
 from olmo.exceptions import OLMoCheckpointError
 from olmo.io import atomic_folder
 
@@ -123,6 +123,9 @@ def target_shape(rule: WeightRule, source: TensorSource) -> tuple[int, ...]:
         OLMoCheckpointError: the shapes of the sources do not go together.
     """
     shapes = [source.shape(name) for name in rule.sources]
+    if rule.combine is join_rows and len({shape[1:] for shape in shapes}) == 1:
+        # By hand, because the first computation on the meta device loads torch's compiler: a second on a laptop.
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
     try:
         return tuple(rule.combine(*(torch.empty(shape, device="meta") for shape in shapes)).shape)
     except RuntimeError as error:

@@ -9,12 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
 def only(tensor: Tensor) -> Tensor:
     """Return the single source tensor as it is."""
     return tensor
+
+
+def join_rows(*parts: Tensor) -> Tensor:
+    """Return tensors `[rows, ...]` under one another."""
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True)

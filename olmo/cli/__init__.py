@@ -1,1 +1,1 @@
-"""The command line `molmo`: one thin file a command, no logic of its own."""
+"""The command line `molmo`: `main` and one file a command."""

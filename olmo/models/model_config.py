@@ -1,19 +1,20 @@
 """`BaseModelConfig`: what the configuration of every model variant shares.
 
-It picks the class by `model_name`, remembers the folder it was read from (tokenizer files are named relative to it) and
-writes the tokenizer beside the YAML.
+It picks the class by `model_name` and remembers the folder it was read from, which tokenizer files are named relative
+to. Only variants that are imported are known here; `models/auto.py` knows them all.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from olmo.config import BaseConfig, apply_overrides, build, read_config_file
+from olmo.config import BaseConfig, read_config_file
 from olmo.exceptions import OLMoConfigurationError
+
+_RELEASED_KEYS = ("architectures", "auto_map", "hidden_size", "model_type")
 
 
 @dataclass(kw_only=True)
@@ -39,22 +40,21 @@ class BaseModelConfig(BaseConfig):
         Raises:
             OLMoConfigurationError: as `BaseConfig.load`, or the file describes a model that is not a `cls`.
         """
-        config = cls.from_dict(read_config_file(path, key), overrides)
+        values = read_config_file(path, key)
+        if "llm" not in values and any(name in values for name in _RELEASED_KEYS):
+            raise OLMoConfigurationError(
+                f"{path} is the config.json of a released Hugging Face layout; load its folder with from_pretrained"
+            )
+        config = cls.from_dict(values, overrides)
         source = Path(path)
-        config._source_dir = (source if source.is_dir() else source.parent).resolve()
+        config.source_dir = (source if source.is_dir() else source.parent).resolve()
         return config
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Self:
-        """Build from plain nested containers, then apply dotted overrides."""
-        named = dict(values)
-        target = cls._class_named(named.pop("model_name", cls.model_name))
-        config = build(target, named)
-        if overrides:
-            changed = apply_overrides(config.asdict(), overrides)
-            changed.pop("model_name", None)
-            config = build(target, changed)
-        return config
+    def class_for(cls, values: Mapping[str, Any]) -> tuple[type[Self], Mapping[str, Any]]:
+        """The class that `model_name` in `values` names, this one where there is none, and the other values."""
+        others = dict(values)
+        return cls._class_named(others.pop("model_name", cls.model_name)), others
 
     def asdict(self) -> dict[str, Any]:
         """Plain containers, `model_name` first."""
@@ -63,7 +63,7 @@ class BaseModelConfig(BaseConfig):
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, checked again; it keeps the folder tokenizer files are found in."""
         copy = super().replace(**changes)
-        copy._source_dir = self._source_dir
+        copy.source_dir = self.source_dir
         return copy
 
     @property
@@ -76,19 +76,26 @@ class BaseModelConfig(BaseConfig):
         self._source_dir = folder
 
     @classmethod
-    def _class_named(cls, name: str) -> type[Self]:
-        known = {c.model_name: c for c in _subclasses(BaseModelConfig) if c.model_name}
-        if name not in known:
-            raise OLMoConfigurationError(f"{name!r} is not one of {', '.join(sorted(known))}", "model_name")
-        if not issubclass(known[name], cls):
+    def _class_named(cls, name: Any) -> type[Self]:
+        if name == cls.model_name and name:
+            return cls
+        for sub in _subclasses(cls):
+            if "model_name" in vars(sub) and sub.model_name == name:
+                return sub
+        others = {c.model_name: c for c in _subclasses(BaseModelConfig) if "model_name" in vars(c)}
+        if isinstance(name, str) and name in others:
+            right = others[name].__name__
             raise OLMoConfigurationError(
-                f"the file describes a {name!r} model; load it with {known[name].__name__}.load, not {cls.__name__}.load",
-                "model_name",
+                f"these are the values of a {name!r} model; use {right}, not {cls.__name__}", "model_name"
             )
-        return known[name]
+        raise OLMoConfigurationError(
+            f"{name!r} is not one of {', '.join(map(repr, sorted(others)))}; a variant is known once its module is "
+            "imported, and olmo.models.auto knows all",
+            "model_name",
+        )
 
 
-def _subclasses(cls: type[BaseModelConfig]) -> Iterator[type[BaseModelConfig]]:
+def _subclasses(cls: type[BaseModelConfig]) -> Iterator[Any]:
     for sub in cls.__subclasses__():
         yield sub
         yield from _subclasses(sub)

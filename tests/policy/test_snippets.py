@@ -18,10 +18,10 @@ import pytest
 import torch
 import typer
 from doc_pages import Block, Page, pages, read_page
+from olmo.cli.main import app
 from source_tree import ROOT
 from typer.testing import CliRunner
 
-from olmo.cli.main import app
 from olmo.exceptions import OLMoCheckpointError
 from olmo.models.bundled import bundled_model_folder
 

@@ -20,7 +20,7 @@ from olmo.data.scenes.wordings import WORDINGS
 EXTREME_MARGIN = 0.08
 RELATION_MARGIN = 0.10
 # "left or above?" is clear when one offset is this many times the other.
-DOMINANCE = 1.5
+DOMINANCE = 2.0
 NONE_THERE = "There are none."
 STYLES = {
     Task.naming: "user_qa",
@@ -120,12 +120,19 @@ def _naming(scene: Scene, rng: np.random.Generator, absent_share: float) -> _Dra
         along = sign * centres[:, axis]
         name = scene.objects[int(along.argmin())].concept.name
         other = min(v for v, o in zip(along, scene.objects, strict=True) if o.concept.name != name)
-        if other - along.min() >= EXTREME_MARGIN:
+        if other - along.min() >= EXTREME_MARGIN and along.min() < sign * _sign_centre(scene, axis, sign):
             options.append((place, name))
     if not options:
         return None
     place, name = _pick(rng, options)
     return f"naming_{place}", name, {}, (name,), {"text": name}
+
+
+def _sign_centre(scene: Scene, axis: int, sign: int) -> float:
+    """Centre of the sign along an axis as a share of the side; beyond every object where there is no sign."""
+    if scene.word_box is None:
+        return sign * float("inf")
+    return (scene.word_box[axis] + scene.word_box[axis + 2]) / 2 / scene.object_map.shape[axis]
 
 
 def _listing(scene: Scene, rng: np.random.Generator, absent_share: float) -> _Draft | None:

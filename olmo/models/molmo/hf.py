@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from olmo.checkpoint.weight_rules import WeightRule
+from olmo.checkpoint.weight_rules import WeightRule, join_rows
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.nn.llm_config import BlockType, LlmConfig
 from olmo.nn.vision_config import ImagePooling, ImageProjector, MolmoVisionBackboneConfig
@@ -35,7 +35,7 @@ def hf_weight_rules(config: MolmoConfig) -> list[WeightRule]:
     rules += [WeightRule(ours, (theirs,)) for ours, theirs in _table_names(config.llm)]
     if config.vision_backbone is not None:
         rules += [WeightRule(ours, (theirs,)) for ours, theirs in _vision_names(config.vision_backbone)]
-        rules += [WeightRule(ours, theirs, _join_rows) for ours, theirs in _fused_names(config.vision_backbone)]
+        rules += [WeightRule(ours, theirs, join_rows) for ours, theirs in _fused_names(config.vision_backbone)]
     return rules
 
 
@@ -155,10 +155,6 @@ def _split_expert_rules(llm: LlmConfig, layer: int) -> list[WeightRule]:
         out = partial(_expert_out, expert=expert)
         rules.append(WeightRule(f"{theirs}.{expert}.down_proj.weight", (f"{ours}.experts_out",), out))
     return rules
-
-
-def _join_rows(*parts: Tensor) -> Tensor:
-    return torch.cat(parts)
 
 
 def _third_of_rows(fused: Tensor, index: int) -> Tensor:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from olmo.config import ConfigEnum
 from olmo.exceptions import OLMoConfigurationError
 from olmo.models.llm_inputs import BiDirectionalAttention
 from olmo.models.model_config import BaseModelConfig
@@ -17,10 +15,10 @@ from olmo.preprocessing.data_formatter import DataFormatter
 from olmo.preprocessing.image import ImageSpec
 from olmo.preprocessing.image_tokens import ImageTokenIds
 from olmo.preprocessing.preprocessor import Preprocessor
-from olmo.preprocessing.preprocessor_config import MolmoPreprocessorConfig
+from olmo.preprocessing.preprocessor_config import CropMode, MolmoPreprocessorConfig
 from olmo.tokenizer import Tokenizer, build_tokenizer
 
-__all__ = ["ConfigEnum", "MolmoConfig"]
+_FILE_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(kw_only=True)
@@ -49,8 +47,15 @@ class MolmoConfig(BaseModelConfig):
         spec = self.image_spec
         if spec is None:
             return
+        wanted = self.image_token_ids.col + 1 - self.llm.resolved_embedding_size
+        if wanted > self.llm.additional_vocab_size:
+            raise OLMoConfigurationError(
+                f"must be at least {wanted}, which picture tokens need behind the vocabulary, got "
+                f"{self.llm.additional_vocab_size}",
+                "llm.additional_vocab_size",
+            )
         margins = self.mm_preprocessor.overlap_margins
-        if sum(margins) >= spec.grid and self.mm_preprocessor.crop_mode.value != "resize":
+        if sum(margins) >= spec.grid and self.mm_preprocessor.crop_mode is not CropMode.resize:
             raise OLMoConfigurationError(
                 f"margins {margins} leave nothing of the {spec.grid} patches of a crop",
                 "mm_preprocessor.overlap_margins",
@@ -99,8 +104,10 @@ class MolmoConfig(BaseModelConfig):
             for_inference: no answer, no randomness; wins over is_training.
             is_training: random prompts and length hints, as in training.
             include_image: keep the decoded picture in the metadata.
-            max_seq_len: longest sequence in tokens; None means the model's context.
+            max_seq_len: longest sequence in tokens, at least 1; None means the model's context.
         """
+        if max_seq_len is not None and max_seq_len < 1:
+            raise OLMoConfigurationError(f"must be at least 1 or None, got {max_seq_len}", "max_seq_len")
         return Preprocessor(
             tokenizer=self.build_tokenizer(),
             formatter=self.data_formatter,
@@ -127,25 +134,23 @@ class MolmoConfig(BaseModelConfig):
     def save(self, path: str | Path) -> None:
         """Write YAML with the tokenizer's files beside it; `load` of it gives an equal configuration.
 
+        A tokenizer that was named by a path is named `tokenizer.json` in the file, so the folder can be moved.
+
         Args:
-            path: a `.yaml` file, or a folder that gets `config.yaml`.
+            path: a `.yaml` or `.json` file, or a folder that gets `config.yaml`.
         """
         target = Path(path)
-        if target.suffix not in {".yaml", ".yml", ".json"}:
+        if target.suffix not in _FILE_SUFFIXES:
             target = target / "config.yaml"
         try:
             tokenizer = self.build_tokenizer()
         except OLMoConfigurationError:
             tokenizer = None  # a configuration without its tokenizer at hand is still a configuration
         config = self
-        target.parent.mkdir(parents=True, exist_ok=True)
         if tokenizer is not None:
             tokenizer.save(target.parent)
-            if _is_path(self.llm.tokenizer.identifier):
-                llm = self.llm.replace(tokenizer=dataclasses.replace(self.llm.tokenizer, identifier="tokenizer.json"))
-                config = self.replace(llm=llm)
+            named = self.llm.tokenizer.identifier
+            if named is not None and ((self.source_dir or Path()) / named).exists():
+                beside = self.llm.tokenizer.replace(identifier="tokenizer.json")
+                config = self.replace(llm=self.llm.replace(tokenizer=beside))
         super(MolmoConfig, config).save(target)
-
-
-def _is_path(identifier: str | None) -> bool:
-    return identifier is not None and (identifier.endswith(".json") or Path(identifier).is_absolute())

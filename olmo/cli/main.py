@@ -1,0 +1,155 @@
+"""`molmo`: finds the command, runs it, and turns what goes wrong into one line and an exit code.
+
+A command's module is imported when the command runs, so `molmo --help` does not wait for torch. This is the one place
+that reads the environment: `MOLMO_DEBUG=1` shows tracebacks.
+
+Exit codes: 0 done, 1 an error the user can mend (or a closed pipe), 2 wrong usage, 70 a bug, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from olmo import __version__
+from olmo.exceptions import OLMoError
+
+COMMANDS = {
+    "ask": "Ask a question about pictures.",
+    "chat": "Talk about pictures, turn by turn.",
+    "info": "Show the sizes of a model and the memory it needs.",
+    "convert": "Turn published weights into a native checkpoint, or a checkpoint into the released layout.",
+    "train": "Run a training recipe; it resumes where it stopped.",
+    "demo": "Ask the bundled model three questions about the bundled picture.",
+}
+"""Commands and their summaries; each lives in the module of its name."""
+
+EXIT_ERROR, EXIT_BUG, EXIT_INTERRUPTED = 1, 70, 130
+
+_SHOWN_PARTS = 4  # of a message with many lines, such as a list of missing weights
+
+
+class _Commands(TyperGroup):
+    """A group that knows its commands by name and imports one when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A stand-in that has the summary, which is what a listing needs."""
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, found if name is None else _load(name), rest
+
+
+def _load(name: str) -> Any:
+    module = importlib.import_module(f"olmo.cli.{name}")
+    single = typer.Typer(add_completion=False)
+    single.command(name, help=COMMANDS[name])(getattr(module, name))
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(cls=_Commands, add_completion=False, no_args_is_help=True)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"molmo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Vision-language models that answer questions about pictures, and point."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: what follows `molmo`; None takes those of the process.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            _run(arguments)
+            sys.stdout.flush()
+        return 0
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_ERROR
+    except Exception as error:
+        if os.environ.get("MOLMO_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
+        return _report(error)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
+    """Run and return only on success; typer itself reports wrong usage and exits with 2."""
+    try:
+        typer.main.get_command(app)(None if arguments is None else list(arguments), prog_name="molmo")
+    except SystemExit as leaving:
+        if leaving.code:
+            raise
+
+
+def _report(error: Exception) -> int:
+    """Print what went wrong in one line; returns the exit code."""
+    if isinstance(error, OLMoError | OSError):
+        typer.echo(f"error: {one_line(error)}", err=True)
+        return EXIT_ERROR
+    hint = "this should not happen; run it again with MOLMO_DEBUG=1 to see where, and report it"
+    typer.echo(f"error: {type(error).__name__}: {one_line(error)} ({hint})", err=True)
+    return EXIT_BUG
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error in one line; a long list is cut and counted."""
+    parts = [" ".join(part.split()) for part in str(error).splitlines() if part.strip()]
+    hidden = len(parts) - _SHOWN_PARTS
+    if hidden > 0:
+        parts = [*parts[:_SHOWN_PARTS], f"and {hidden} more (MOLMO_DEBUG=1 shows all)"]
+    return "; ".join(part.rstrip(":;") for part in parts)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
+
+
+def main() -> None:
+    """Entry point of the `molmo` program."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an answer may hold characters that a terminal cannot show
+    code = run()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output is gone; Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Options that several commands share. Nothing here has a default of its own: what is not given is not passed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Folder or hub id of a model; without it, the bundled one.", show_default=False),
+]
+Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps.", show_default=False)]
+Dtype = Annotated[
+    str | None, typer.Option(help="Number format of the weights: float32, bfloat16, float16.", show_default=False)
+]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Most tokens of an answer.", show_default=False)]
+Temperature = Annotated[
+    float | None,
+    typer.Option(help="Draw tokens at random; higher is more varied. Without it, the likeliest.", show_default=False),
+]
+Seed = Annotated[int | None, typer.Option(help="Makes random answers repeatable.", show_default=False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a user chose about loading and generating; None was left open."""
+
+    model: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+
+    def loading(self) -> dict[str, Any]:
+        """Arguments for `from_pretrained`."""
+        return _given(device=self.device, dtype=self.dtype)
+
+    def generating(self) -> dict[str, Any]:
+        """Arguments for `stream`."""
+        do_sample = None if self.temperature is None else True
+        return _given(
+            max_new_tokens=self.max_new_tokens, do_sample=do_sample, temperature=self.temperature, seed=self.seed
+        )
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,190 @@
+"""Fill the tables in README and docs whose numbers come from the code or from a measurement, so that none is typed.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. Sizes are counted on models built without
+memory; results of molmo-nano come from `benchmarks/results/nano.json`, its training from the recipes in `configs/`.
+
+    python scripts/build_doc_tables.py            write the tables
+    python scripts/build_doc_tables.py --check    write nothing; exit with 1 and name the pages that are out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from olmo.data.scenes.art import concepts
+from olmo.data.scenes.signs import WORDS
+from olmo.models.info import ModelInfo, model_info
+from olmo.models.molmo.molmo_config import MolmoConfig
+from olmo.nn.llm_presets import LLM_PRESETS
+from olmo.train.train_config import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "nano.json"
+NANO_CONFIG = ROOT / "configs" / "molmo-nano"
+RECIPES = (ROOT / "configs" / "nano_vit.yaml", ROOT / "configs" / "nano.yaml")
+NOT_MEASURED = (
+    "Not measured yet: `make eval-nano` writes `benchmarks/results/nano.json`, and this table is made from it."
+)
+
+_TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+_LAYOUT_TESTED = "released layout tested on golden vectors; the real weights were not run here"
+MODELS: tuple[tuple[str, str, str], ...] = (
+    ("Molmo-1B", "olmo_1b", "never released; a configuration to train"),
+    ("Molmo-7B-D", "qwen2_7b", _LAYOUT_TESTED),
+    ("Molmo-7B-O", "olmo_7b_1024", _LAYOUT_TESTED),
+    ("Molmo-72B", "qwen2_72b", "same layout as 7B-D; the real weights were not run here"),
+    ("MolmoE-1B", "olmoe_1b_7b", _LAYOUT_TESTED),
+)
+"""Name, language model in `LLM_PRESETS`, and what is known of it."""
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first and the last are numbers."""
+    marks = ["---", *["---:"] * (len(header) - 2), "---"]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, marks, *rows))
+
+
+def size(number: float) -> str:
+    """`7.7 B` for parameters."""
+    return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
+
+
+def gibibytes(n_bytes: float) -> str:
+    """Bytes as GiB or MiB."""
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**29 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+@cache
+def nano_config() -> MolmoConfig:
+    """Configuration of the bundled model."""
+    return MolmoConfig.load(NANO_CONFIG)
+
+
+def models_table() -> str:
+    """Parameters and memory of every preset."""
+    header = ("Model", "Language model", "Parameters", "Active", "Weights in bf16", "State")
+    infos: list[tuple[str, str, ModelInfo, str]] = [
+        ("molmo-nano", "own, 4 layers", model_info(nano_config()), "ships with the package")
+    ]
+    infos += [(n, f"`{llm}`", model_info(MolmoConfig.new(llm=LLM_PRESETS[llm])), s) for n, llm, s in MODELS]
+    rows = [
+        (name, llm, size(i.n_params), size(i.n_active_params), gibibytes(i.memory["bf16"].weights_bytes), state)
+        for name, llm, i, state in infos
+    ]
+    return table(header, rows)
+
+
+def nano_sizes() -> str:
+    """What molmo-nano is made of."""
+    config, info = nano_config(), model_info(nano_config())
+    assert config.vision_backbone is not None and config.image_spec is not None, "nano sees pictures"
+    vit, llm = config.vision_backbone.vit.spec, config.llm
+    parts = ", ".join(f"{name} {size(n)}" for name, n in info.n_params_by_part.items())
+    rows = [
+        ("Parameters", f"{size(info.n_params)} ({parts})"),
+        ("Picture encoder", f"{vit.n_layers} layers of width {vit.d_model}, {vit.n_heads} heads"),
+        ("Picture", f"{vit.image_size} x {vit.image_size} px, one token for each of {vit.n_patches} patches"),
+        ("Language model", f"{llm.n_layers} layers of width {llm.d_model}, {llm.n_heads} heads"),
+        ("Vocabulary", f"{llm.vocab_size} tokens and {llm.additional_vocab_size} extra rows"),
+        ("Context", f"{llm.max_sequence_length} tokens"),
+        ("Knows", f"{len(concepts())} kinds of things, {len(WORDS)} words on signs"),
+    ]
+    return table(("Part", "Size"), rows)
+
+
+def nano_training() -> str:
+    """The stages of its training, from the recipes."""
+    rows = []
+    for path in RECIPES:
+        recipe = TrainConfig.load(path)
+        pictures = recipe.max_steps * recipe.batch_size
+        rows.append((f"`configs/{path.name}`", str(recipe.max_steps), f"{pictures:,}", recipe.task.value))
+    return table(("Recipe", "Steps", "Pictures", "Task"), rows)
+
+
+def nano_results() -> str:
+    """Accuracy by task beside the same model's without the picture."""
+    if not RESULT.is_file():
+        return NOT_MEASURED
+    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    header = ("Task", "Questions", "Right", "95 % interval", "Picture replaced by grey")
+    rows = [(name.replace("_", ", "), *task_cells(entry)) for name, entry in result["tasks"].items()]
+    hardware = result["hardware"]
+    source = (
+        f"{result['n_scenes']} scenes from unseen seeds, greedy decoding. Measured on {hardware['device']} "
+        f"({hardware['cpu']}, {hardware['threads']} threads) with torch {result['versions']['torch']}; "
+        "source: `benchmarks/results/nano.json`."
+    )
+    return f"{table(header, rows)}\n\n{source}"
+
+
+def task_cells(entry: dict[str, Any]) -> tuple[str, ...]:
+    """Number of questions, accuracy, interval and blind accuracy of one task."""
+    low, high = entry["interval"]
+    return (
+        str(entry["n"]),
+        percent(entry["accuracy"]),
+        f"{percent(low)} to {percent(high)}",
+        percent(entry.get("blind")),
+    )
+
+
+def percent(share: float | None) -> str:
+    """A share for people; a dash where nothing was asked."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "models": models_table,
+    "nano sizes": nano_sizes,
+    "nano training": nano_training,
+    "nano results": nano_results,
+}
+
+
+def filled(text: str) -> str:
+    """A page with its tables made anew.
+
+    Raises:
+        KeyError: a table of a name that nobody makes.
+    """
+    return _TABLE.sub(lambda m: f"{m.group(1)}\n{TABLES[m.group(2)]()}\n\n{m.group(3)}", text)
+
+
+def pages() -> list[Path]:
+    """Pages that may hold tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def stale_pages() -> list[str]:
+    """Pages that would change."""
+    texts = {path: path.read_text(encoding="utf-8") for path in pages()}
+    return [str(path.relative_to(ROOT)) for path, text in texts.items() if filled(text) != text]
+
+
+def main() -> int:
+    """Write or check the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 where a page is out of date")
+    stale = stale_pages()
+    if parser.parse_args().check:
+        for name in stale:
+            print(f"{name} is out of date; run: python scripts/build_doc_tables.py")
+        return 1 if stale else 0
+    for name in stale:
+        path = ROOT / name
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"changed: {', '.join(stale) or 'nothing'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
