@@ -1,7 +1,8 @@
 """Fill the tables in README and docs whose numbers come from the code or from a measurement, so that none is typed.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. Sizes are counted on models built without
-memory; results of molmo-nano come from `benchmarks/results/nano.json`, its training from the recipes in `configs/`.
+memory; results of molmo-nano come from `benchmarks/results/nano.json`, its training from the recipes in `configs/`, the
+caption of the README's picture from the picture.
 
     python scripts/build_doc_tables.py            write the tables
     python scripts/build_doc_tables.py --check    write nothing; exit with 1 and name the pages that are out of date
@@ -18,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from olmo.data.scenes.art import concepts
 from olmo.data.scenes.signs import WORDS
 from olmo.models.info import ModelInfo, model_info
@@ -27,11 +30,10 @@ from olmo.train.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "nano.json"
+PICTURE = ROOT / "docs" / "images" / "annotated.png"
 NANO_CONFIG = ROOT / "configs" / "molmo-nano"
 RECIPES = (ROOT / "configs" / "nano_vit.yaml", ROOT / "configs" / "nano.yaml")
-NOT_MEASURED = (
-    "Not measured yet: `make eval-nano` writes `benchmarks/results/nano.json`, and this table is made from it."
-)
+NOT_MEASURED = "Not measured yet: `make eval-nano` writes the figures that this table is made from."
 
 _TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -142,7 +144,15 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
+def picture() -> str:
+    """The README's picture with the caption that it carries."""
+    with Image.open(PICTURE) as image:
+        caption = str(image.info.get("Caption", ""))
+    return f"![{caption}]({PICTURE.relative_to(ROOT).as_posix()})\n\n{caption}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "picture": picture,
     "models": models_table,
     "nano sizes": nano_sizes,
     "nano training": nano_training,

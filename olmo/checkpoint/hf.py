@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from olmo.checkpoint.module_tensors import LoadReport, ModuleTensors
+from olmo.checkpoint.module_tensors import LoadReport, ModuleTensors, own_memory
 from olmo.checkpoint.tensor_source import INDEX_FILE, WEIGHTS_FILE, TensorSource
 from olmo.checkpoint.weight_rules import WeightRule, join_rows
 from olmo.exceptions import OLMoCheckpointError
@@ -104,7 +104,7 @@ def save_by_rules(
     total_bytes = 0
     with atomic_folder(folder) as temporary:
         for name, shard in zip(names, shards, strict=True):
-            made = {rule.target: _own_memory(rule.combine(*(tensors[s] for s in rule.sources))) for rule in shard}
+            made = {rule.target: own_memory(rule.combine(*(tensors[s] for s in rule.sources))) for rule in shard}
             save_file(made, temporary / name, metadata={"format": "pt"})
             weight_map.update(dict.fromkeys(made, name))
             total_bytes += sum(tensor.nbytes for tensor in made.values())
@@ -163,12 +163,6 @@ def _shards(
         shard.append(rule)
         size += made.nbytes
     yield shard
-
-
-def _own_memory(tensor: Tensor) -> Tensor:
-    """The tensor on the CPU, contiguous and sharing memory with no other, as safetensors wants it."""
-    tensor = tensor.cpu().contiguous()
-    return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -135,3 +135,9 @@ class ModuleTensors:
                 setattr(self._module.get_submodule(parent), leaf, made)
         self._tensors[first] = made
         return made
+
+
+def own_memory(tensor: Tensor) -> Tensor:
+    """The tensor on the CPU, contiguous and sharing memory with no other, as safetensors wants it."""
+    tensor = tensor.cpu().contiguous()
+    return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor

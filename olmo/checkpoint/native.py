@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from olmo.checkpoint.module_tensors import LoadReport, ModuleTensors, Shape
+from olmo.checkpoint.module_tensors import LoadReport, ModuleTensors, Shape, own_memory
 from olmo.checkpoint.tensor_source import WEIGHTS_FILE, open_safetensors
 from olmo.exceptions import OLMoCheckpointError
 from olmo.io import atomic_folder, previous_folder
@@ -66,7 +66,7 @@ def save_checkpoint(
         if sharded:
             _write_shards(tensors, folder / SHARDS_FOLDER, max_shard_bytes)
         else:
-            whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+            whole = {name: own_memory(tensor) for name, tensor in tensors.items()}
             save_file(whole, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         if write_extra is not None:
             write_extra(folder)
@@ -136,7 +136,8 @@ def _write_shards(tensors: Mapping[str, Tensor], folder: Path, max_shard_bytes: 
     folder.mkdir()
     writer = dcp.HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=shard_of, save_distributed=True)
     with _one_process_is_meant():
-        dcp.save(dict(tensors), storage_writer=writer, no_dist=True)
+        packed = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        dcp.save(packed, storage_writer=writer, no_dist=True)
 
 
 def _checked_weights_folder(folder: Path) -> Path:

@@ -33,20 +33,22 @@ class Answer:
         return parse(self.text)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values: `image` is a path, a list of several or None; `points` have percent and pixels."""
+        """Plain values for JSON.
+
+        Returns:
+            `image`, a path, a list of several or None; `model`; `text`; `points`, in percent, and with a picture in
+            pixels too.
+        """
         image = self.images[0] if len(self.images) == 1 else list(self.images) or None
         return {"image": image, "model": self.model, "text": self.text, "points": self._plain_points()}
 
     def _plain_points(self) -> list[dict[str, Any]]:
-        if self.picture is None:
-            pixels = [(None, None)] * len(self.points)
-        else:
+        plain: list[dict[str, Any]] = [{"label": p.label, "x": p.x, "y": p.y} for p in self.points]
+        if self.picture is not None:
             height, width = self.picture.shape[:2]
-            pixels = [(round(x, 2), round(y, 2)) for x, y in to_pixels(self.points, width, height)]
-        return [
-            {"label": p.label, "x": p.x, "y": p.y, "x_px": x, "y_px": y}
-            for p, (x, y) in zip(self.points, pixels, strict=True)
-        ]
+            for point, (x, y) in zip(plain, to_pixels(self.points, width, height), strict=True):
+                point |= {"x_px": round(x, 2), "y_px": round(y, 2)}
+        return plain
 
     def save_picture(self, path: Path) -> None:
         """Write the picture with the points drawn on it; what was at `path` is replaced at once or not at all."""

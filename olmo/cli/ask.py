@@ -10,17 +10,20 @@ from typing import Annotated
 import typer
 
 from olmo.cli.answer import Answer, picture_format
-from olmo.cli.main import one_line
+from olmo.cli.errors import one_line
 from olmo.cli.options import Choices, Device, Dtype, MaxNewTokens, Model, Seed, Temperature
-from olmo.cli.pictures import load_picture, looks_like_a_path, pictures_in
+from olmo.cli.pictures import has_picture_name, is_path, load_picture, pictures_in
 from olmo.cli.session import Session
 from olmo.exceptions import OLMoError, OLMoInputError
 
 
 def ask(
-    words: Annotated[
-        list[str],
-        typer.Argument(metavar="[IMAGE]... QUESTION", help="Pictures or one folder of them, then the question."),
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE", help="Pictures, or one folder of them.", show_default=False)
+    ] = None,
+    *,
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", help="What to ask; always the last word of the command line.")
     ],
     model: Model = None,
     save: Annotated[
@@ -37,7 +40,7 @@ def ask(
     dtype: Dtype = None,
 ) -> None:
     """Ask a question about pictures."""
-    images, question = words[:-1], words[-1]
+    images = images or []
     _check_usage(images, question, save)
     choices = Choices(
         model=model, device=device, dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
@@ -50,7 +53,7 @@ def ask(
 
 def _check_usage(images: list[str], question: str, save: Path | None) -> None:
     """Refuse what cannot be meant, before anything is loaded."""
-    if looks_like_a_path(question):
+    if has_picture_name(question) or (not images and is_path(question)):
         raise typer.BadParameter(f"{question!r} is a picture, not a question; the question comes last")
     if len(images) > 1 and (folder := next((i for i in images if Path(i).is_dir()), None)):
         raise typer.BadParameter(f"{folder!r} is a folder; give one folder alone, or pictures")
@@ -58,15 +61,12 @@ def _check_usage(images: list[str], question: str, save: Path | None) -> None:
         return
     if not images:
         raise typer.BadParameter("there is no picture to draw on", param_hint="--save")
-    is_folder = Path(images[0]).is_dir()
-    if is_folder and save.exists() and not save.is_dir():
-        raise OLMoInputError(f"{str(save)!r} is a file; the pictures of a folder are saved to a folder")
-    if is_folder and save.exists() and save.samefile(images[0]):
-        raise OLMoInputError(f"--save {str(save)!r} is the folder that is read; choose another, so that nothing is lost")
-    if not is_folder:
+    if save.exists() and any(is_path(image) and save.samefile(image) for image in images):
+        raise OLMoInputError(f"--save {str(save)!r} is what is read; choose another name, so that nothing is lost")
+    if not Path(images[0]).is_dir():
         picture_format(save)
-        if save.exists() and any(Path(i).exists() and save.samefile(i) for i in images):
-            raise OLMoInputError(f"--save {str(save)!r} is a picture that is read; choose another name")
+    elif save.is_file() or has_picture_name(save.name):
+        raise OLMoInputError(f"--save {str(save)!r} is a file; the pictures of a folder are saved to a folder")
 
 
 def _ask_once(images: list[str], question: str, choices: Choices, save: Path | None, as_json: bool) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import Annotated
 
 import numpy as np
 import typer
 
-from olmo.cli.main import one_line
+from olmo.cli.errors import one_line
 from olmo.cli.options import Choices, Device, Dtype, MaxNewTokens, Model, Seed, Temperature
-from olmo.cli.pictures import load_picture, looks_like_a_path
+from olmo.cli.pictures import is_path, load_picture
 from olmo.cli.session import Session
 from olmo.exceptions import OLMoError, OLMoInputError
 
@@ -25,7 +25,9 @@ HELP = """\
 
 
 def chat(
-    images: Annotated[list[str] | None, typer.Argument(help="Pictures to talk about.", show_default=False)] = None,
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE", help="Pictures to talk about.", show_default=False)
+    ] = None,
     model: Model = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
@@ -69,7 +71,7 @@ class Conversation:
         self.pictures = pictures
         self.messages: list[dict[str, str]] = []
 
-    def ask(self, question: str) -> Iterator[str]:
+    def ask(self, question: str) -> Generator[str, None, None]:
         """The answer, piece by piece; both turns are kept, also where the answer is stopped half-way.
 
         A question that got no answer at all is forgotten.
@@ -125,7 +127,7 @@ def _take(conversation: Conversation, line: str) -> bool:
 
 def _paths(text: str) -> list[str]:
     """Paths as a shell would read them, or one path with blanks in it."""
-    if not text or looks_like_a_path(text):
+    if not text or is_path(text):
         return [text] if text else []
     try:
         return shlex.split(text)
@@ -134,7 +136,7 @@ def _paths(text: str) -> list[str]:
 
 
 def _answer(conversation: Conversation, question: str) -> None:
-    with closing(conversation.ask(question)) as pieces:  # type: ignore[type-var]
+    with closing(conversation.ask(question)) as pieces:
         try:
             for piece in pieces:
                 typer.echo(piece, nl=False)
@@ -142,6 +144,4 @@ def _answer(conversation: Conversation, question: str) -> None:
             if not sys.stdin.isatty():
                 raise
             typer.echo(" (stopped)", nl=False, err=True)
-        except OLMoError:
-            raise
     typer.echo()

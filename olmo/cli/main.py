@@ -21,6 +21,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from olmo import __version__
+from olmo.cli.errors import one_line
 from olmo.exceptions import OLMoError
 
 COMMANDS = {
@@ -34,8 +35,6 @@ COMMANDS = {
 """Commands and their summaries; each lives in the module of its name."""
 
 EXIT_ERROR, EXIT_BUG, EXIT_INTERRUPTED = 1, 70, 130
-
-_SHOWN_PARTS = 4  # of a message with many lines, such as a list of missing weights
 
 
 class _Commands(TyperGroup):
@@ -122,15 +121,6 @@ def _report(error: Exception) -> int:
     hint = "this should not happen; run it again with MOLMO_DEBUG=1 to see where, and report it"
     typer.echo(f"error: {type(error).__name__}: {one_line(error)} ({hint})", err=True)
     return EXIT_BUG
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error in one line; a long list is cut and counted."""
-    parts = [" ".join(part.split()) for part in str(error).splitlines() if part.strip()]
-    hidden = len(parts) - _SHOWN_PARTS
-    if hidden > 0:
-        parts = [*parts[:_SHOWN_PARTS], f"and {hidden} more (MOLMO_DEBUG=1 shows all)"]
-    return "; ".join(part.rstrip(":;") for part in parts)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -20,7 +20,9 @@ Temperature = Annotated[
     float | None,
     typer.Option(help="Draw tokens at random; higher is more varied. Without it, the likeliest.", show_default=False),
 ]
-Seed = Annotated[int | None, typer.Option(help="Makes random answers repeatable.", show_default=False)]
+Seed = Annotated[
+    int | None, typer.Option(min=0, max=2**32 - 1, help="Makes random answers repeatable.", show_default=False)
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,10 +35,14 @@ def pictures_in(folder: str | Path) -> list[Path]:
     return found
 
 
-def looks_like_a_path(text: str) -> bool:
-    """Whether this is rather a picture than a question."""
-    is_name = not any(c.isspace() for c in text) and text.lower().endswith(SUFFIXES)
+def has_picture_name(text: str) -> bool:
+    """Whether this reads like the name of a picture file."""
+    return text.lower().endswith(SUFFIXES) and not any(c.isspace() for c in Path(text).name)
+
+
+def is_path(text: str) -> bool:
+    """Whether a file or folder of this name exists."""
     try:
-        return is_name or Path(text).exists()
+        return Path(text).exists()
     except (OSError, ValueError):  # a question can be too long for a path
         return False

@@ -68,7 +68,11 @@ def model_folder(model: str | None) -> str | Path:
 def _check_device(name: str) -> None:
     """Raise OLMoInputError where tensors cannot be put on a device of this name."""
     try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        device = torch.device(name)
+    except RuntimeError:
+        raise OLMoInputError(f"{name!r} is no device; use cpu, cuda, cuda:0, ... or mps") from None
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # which of them depends on how torch was built
         reason = str(error).splitlines()[0]
-        raise OLMoInputError(f"device {name!r} cannot be used: {reason}; leave --device out to run on the CPU") from None
+        raise OLMoInputError(f"device {name!r} cannot be used here ({reason}); without --device the CPU is") from None

@@ -1,10 +1,30 @@
-"""What models return. Plain NamedTuples of tensors; no behaviour."""
+"""What models return. NamedTuples of tensors; no behaviour."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Self
 
 import torch
+
+
+class PastKeyValues(tuple[tuple[torch.Tensor, torch.Tensor], ...]):
+    """Keys and values of the tokens so far: one `(k, v)` pair a layer, each `[B, Hkv, S, Dh]`.
+
+    A plain tuple but for one thing: it remembers which of the S tokens were padding, so that handing it back needs no
+    mask. A tuple made by someone else is taken to hold real tokens only.
+    """
+
+    key_is_valid: torch.Tensor | None
+    """`[B, S]` bool, False on padding; None when nothing is padded."""
+
+    def __new__(
+        cls, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], key_is_valid: torch.Tensor | None = None
+    ) -> Self:
+        """Keep the pairs and the padding that belongs to them."""
+        past = super().__new__(cls, pairs)
+        past.key_is_valid = key_is_valid
+        return past
 
 
 class OLMoOutput(NamedTuple):

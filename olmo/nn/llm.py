@@ -17,7 +17,7 @@ from olmo.nn.attention_mask import additive_mask, causal_mask
 from olmo.nn.block import TransformerBlock
 from olmo.nn.embedding import TokenEmbedding
 from olmo.nn.kv_cache import KVCache
-from olmo.nn.linear import linear
+from olmo.nn.linear import linear, project
 from olmo.nn.llm_config import BlockType, LlmConfig
 from olmo.nn.norm import RMSNorm, build_norm
 from olmo.nn.rope import RotaryEmbedding
@@ -124,7 +124,7 @@ class Llm(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits `[..., V]` over the base table's rows for states `[..., D]` after the final norm."""
         if self.lm_head is None:
-            return F.linear(hidden, self.wte.embedding)
+            return project(hidden, self.wte.embedding)
         return self.lm_head(hidden)
 
     def new_cache(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> KVCache:

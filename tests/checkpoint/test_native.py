@@ -32,6 +32,18 @@ def test_round_trip_is_bit_equal(tmp_path, sharded, is_tied):
 
 
 @FORMS
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_parameters_may_be_views_of_one_tensor(tmp_path, sharded, is_turned):
+    whole = torch.randn(3, 8, 8)
+    saved, loaded = toy(0), toy(1)
+    for layer, part in zip(saved.layers, whole, strict=True):
+        layer.weight = torch.nn.Parameter(part.T if is_turned else part)
+    save_checkpoint(saved, tmp_path / "c", sharded=sharded)
+    load_checkpoint(loaded, tmp_path / "c")
+    assert_equal_states(loaded.state_dict(), saved.state_dict())
+
+
+@FORMS
 def test_forms_convert_into_each_other(tmp_path, sharded):
     first, second, third = toy(0), toy(1), toy(2)
     save_checkpoint(first, tmp_path / "a", sharded=sharded)

@@ -1,0 +1,80 @@
+"""The configuration of a model that is named in any of the ways a user may name one; weights are never fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, HTTPError
+
+import olmo.models
+from olmo.config import read_config_file
+from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
+from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
+from olmo.models.molmo.load import released_config
+from olmo.models.molmo.molmo import Molmo, MolmoConfig
+
+_MODELS = Path(next(iter(olmo.models.__path__))).resolve()
+PRESET_FOLDERS = (_MODELS / "presets", _MODELS.parents[1] / "configs")
+"""Where presets lie: in the package, and in a source tree."""
+
+_CONFIG_FILES = ("config.yaml", "config.json", "preprocessor_config.json")
+
+
+def find_config(model: str) -> MolmoConfig:
+    """The configuration of a model.
+
+    Args:
+        model: a YAML file, a model folder of either layout, the name of the bundled model or of a preset, or a hub id.
+
+    Raises:
+        OLMoError: there is nothing of this name, or it is not the configuration of a model.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        return MolmoConfig.load(path)
+    if path.is_dir():
+        return _config_in(path)
+    presets = preset_files()
+    if preset := presets.get(_normal(model)):
+        return MolmoConfig.load(preset)
+    if _normal(model) == BUNDLED_MODEL:
+        return MolmoConfig.load(bundled_model_folder())
+    if model.count("/") != 1 or path.is_absolute():
+        raise OLMoConfigurationError(
+            f"{model!r} is no file, folder or preset; presets: {', '.join(sorted({*presets, BUNDLED_MODEL}))}. A "
+            "hub id has the form owner/name"
+        )
+    return _config_in(_hub_folder(model))
+
+
+def preset_files() -> dict[str, Path]:
+    """Configuration files of the presets by name."""
+    found: dict[str, Path] = {}
+    for folder in PRESET_FOLDERS:
+        for file in [*folder.glob("*.yaml"), *folder.glob("*/config.yaml")]:
+            name = file.parent.name if file.name == "config.yaml" else file.stem
+            if "llm" in read_config_file(file):  # recipes of the trainer lie beside them
+                found.setdefault(_normal(name), file)
+    return found
+
+
+def _config_in(folder: Path) -> MolmoConfig:
+    if (folder / "config.json").is_file() and not (folder / "config.yaml").is_file():
+        return released_config(Molmo, folder)
+    return MolmoConfig.load(folder)
+
+
+def _hub_folder(model: str) -> Path:
+    """The folder in the hub cache that holds the configuration of a repository."""
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(_CONFIG_FILES)))
+    except (HTTPError, HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise OLMoCheckpointError(
+            f"{model!r} is no file, folder or preset, and its configuration cannot be got from the hub: {reason}"
+        ) from None
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-")

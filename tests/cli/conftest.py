@@ -1,0 +1,70 @@
+"""The command line in this process, a tiny untrained model and a few pictures."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+from untrained import save_tiny_model
+
+from olmo.cli.main import run
+from olmo.models.molmo.molmo import Molmo
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def molmo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs one command line: `molmo("ask", picture, "What is this?")`, with `stdin=` for what is piped in."""
+
+    def call(*arguments: object, stdin: str | io.StringIO = "") -> Result:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin) if isinstance(stdin, str) else stdin)
+        code = run([str(argument) for argument in arguments])
+        return Result(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A native checkpoint of a tiny untrained model."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A picture of 60 x 40 pixels."""
+    path = tmp_path / "noise.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict]]:
+    """Makes every model answer the given pieces, and returns the list of calls it will get."""
+
+    def install(*pieces: str) -> list[dict]:
+        calls: list[dict] = []
+
+        def stream(self: Molmo, **inputs: object) -> Iterator[str]:
+            calls.append({**inputs, "text": self.tokenizer.decode(inputs["input_ids"].tolist())})
+            yield from pieces
+
+        monkeypatch.setattr(Molmo, "stream", stream)
+        return calls
+
+    return install

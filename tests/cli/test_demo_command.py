@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from PIL import Image
+from untrained import POINTS
+
+import olmo.models.bundled
+from olmo.cli.demo import PICTURE, QUESTIONS
+from olmo.data.scenes import ScenesConfig, make_scene
+from olmo.data.scenes.dataset import FIRST_EVALUATION_SEED
+
+
+def test_three_questions_and_an_annotated_picture(molmo, tiny, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    calls = says(POINTS)
+    result = molmo("demo", "--model", tiny)
+    assert (result.code, result.err) == (0, "")
+    questions = json.loads(QUESTIONS.read_text())["questions"]
+    assert len(calls) == len(questions) == 3
+    for question in questions:
+        assert question in result.out
+    assert result.out.count(POINTS) == 3
+    assert str(PICTURE) in result.out and "demo_output/annotated.png" in result.out
+    drawn = Image.open(tmp_path / "demo_output" / "annotated.png")
+    assert drawn.size == Image.open(PICTURE).size
+    assert (np.array(drawn) != np.array(Image.open(PICTURE).convert("RGB"))).any()
+
+
+def test_an_installation_without_the_model_says_so(molmo, monkeypatch, tmp_path):
+    monkeypatch.setattr(olmo.models.bundled, "__file__", str(tmp_path / "bundled.py"))
+    monkeypatch.chdir(tmp_path)
+    result = molmo("demo")
+    assert result.code == 1
+    assert "molmo-nano" in result.err and result.err.count("\n") == 1
+    assert not (tmp_path / "demo_output").exists()
+
+
+def test_the_picture_is_a_scene_that_training_never_sees():
+    facts = json.loads(QUESTIONS.read_text())
+    assert facts["seed"] >= FIRST_EVALUATION_SEED
+    picture = Image.open(PICTURE)
+    scene = make_scene(facts["seed"], ScenesConfig(image_size=picture.width))
+    assert np.array_equal(np.array(picture), np.array(scene.image)), "run scripts/build_demo_picture.py again"
+    assert facts["counts"] == scene.counts()

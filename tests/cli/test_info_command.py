@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from untrained import ROOT
+
+from olmo.cli.model_config import find_config, preset_files
+from olmo.models.molmo.molmo import Molmo
+
+
+def test_json_of_a_folder_equals_the_model(molmo, tiny):
+    model = Molmo.from_pretrained(tiny)
+    found = json.loads(molmo("info", tiny, "--json").out)
+    assert (found["model"], found["model_name"]) == (str(tiny), "molmo")
+    assert found["parameters"] == found["active_parameters"] == sum(p.numel() for p in model.parameters())
+    assert sum(found["parameters_by_part"].values()) == found["parameters"]
+    assert found["context_tokens"] == model.config.llm.max_sequence_length
+    assert found["memory"]["fp32"]["weights_bytes"] == 4 * found["parameters"]
+    assert set(found["memory"]) == {"fp32", "bf16", "int8"}
+    assert set(found["picture_tokens"]) == {"336x336", "640x480", "1024x1024", "1920x1080"}
+
+
+def test_the_table_says_what_is_counted(molmo, tiny):
+    result = molmo("info", tiny)
+    assert (result.code, result.err) == (0, "")
+    for word in ("Parameters", "llm", "vit", "connector", "Context", "640x480", "int8", "Activations"):
+        assert word in result.out
+
+
+def test_no_weights_are_needed(molmo, tiny, tmp_path):
+    (tmp_path / "config.yaml").write_text((tiny / "config.yaml").read_text())
+    assert json.loads(molmo("info", tmp_path, "--json").out)["parameters"] > 0
+    assert json.loads(molmo("info", tmp_path / "config.yaml", "--json").out)["parameters"] > 0
+
+
+def test_a_released_layout_is_read(molmo, golden_dir):
+    folder = golden_dir / "molmo_e"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here")
+    found = json.loads(molmo("info", folder, "--json").out)
+    assert found["active_parameters"] < found["parameters"]
+    assert "active" in molmo("info", folder).out
+
+
+def test_presets_go_by_name():
+    presets = preset_files()
+    assert "molmo-nano" in presets
+    assert "nano" not in presets, "that is a recipe"
+    for name, file in presets.items():
+        assert find_config(name.upper()).asdict() == find_config(str(file)).asdict()
+
+
+def test_a_text_only_model_has_no_picture_tokens(molmo, tmp_path):
+    (tmp_path / "config.yaml").write_text("model_name: molmo\nllm: {d_model: 32, n_heads: 2}\nvision_backbone: null\n")
+    found = json.loads(molmo("info", tmp_path, "--json").out)
+    assert found["picture_tokens"] == {}
+    assert found["parameters_by_part"]["vit"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("molmo-9b", "presets: "),
+        ("./nothing/here", "no file, folder or preset"),
+        ("owner/name", "hub"),
+        ("{root}/configs/nano.yaml", "unknown key"),
+        ("{root}/tests", "no config.yaml"),
+    ],
+)
+def test_an_unknown_model_is_one_line(molmo, name, expected):
+    result = molmo("info", name.format(root=ROOT))
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("error: ") and result.err.count("\n") == 1
+    assert expected in result.err
+
+
+def test_only_the_configuration_comes_from_the_hub(molmo, tiny, monkeypatch):
+    asked = []
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(tiny)
+
+    monkeypatch.setattr("olmo.cli.model_config.snapshot_download", snapshot_download)
+    assert molmo("info", "tiny/molmo", "--json").code == 0
+    assert asked == [("tiny/molmo", ["config.yaml", "config.json", "preprocessor_config.json"])]
