@@ -23,7 +23,7 @@ PROMPT_LENGTH = 128
 
 
 def decode(start: Callable[[], Decoder], n_steps: int, chosen: list[Tensor]) -> float:
-    """One run: tokens a second over `n_steps`, after one step off the clock. The tokens `[B, n_steps]` go to `chosen`."""
+    """One run: tokens a second over `n_steps`, after one off the clock. The tokens `[B, n_steps]` go to `chosen`."""
     decoder = start()
     token = decoder.logits.argmax(-1)  # [B]
     token = decoder.step(token).argmax(-1)

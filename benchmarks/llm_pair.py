@@ -15,11 +15,11 @@ import transformers
 from torch import Tensor
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, StaticCache
 
-from olmo.models.generate import Prompt
 from olmo.models.generate import prefill as prefill_ours
 from olmo.models.molmo.base_llm import llm_config_from_hf, llm_weight_rules
 from olmo.models.molmo.molmo import Molmo
 from olmo.models.molmo.molmo_config import MolmoConfig
+from olmo.models.text_inputs import text_inputs
 
 SMOLLM2_135M: dict[str, Any] = {
     "vocab_size": 49_152,
@@ -32,6 +32,7 @@ SMOLLM2_135M: dict[str, Any] = {
     "rope_theta": 100_000.0,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True,
+    "initializer_range": 0.05,  # with the usual 0.02 a random tied model only repeats its input
 }
 
 PEER_CACHES = ("dynamic", "static")
@@ -85,7 +86,7 @@ class LlmPair:
 
     def prefill_ours(self, prompt: Tensor, n_new: int) -> Decoder:
         """Read `prompt` `[B, L]` with our model; room for `n_new` tokens."""
-        step, logits, _ = prefill_ours(self.ours, Prompt(prompt), n_new)
+        step, logits = prefill_ours(self.ours, text_inputs(prompt, self.ours.config.llm), n_new)
         return Decoder(step, logits)
 
     def prefill_peer(self, prompt: Tensor, n_new: int, cache: str = "dynamic") -> Decoder:

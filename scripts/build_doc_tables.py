@@ -26,13 +26,14 @@ from olmo.data.scenes.signs import WORDS
 from olmo.models.info import ModelInfo, model_info
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.nn.llm_presets import LLM_PRESETS
-from olmo.train.train_config import TrainConfig
+from olmo.train.optim import component_configs
+from olmo.train.train_config import TrainConfig, TrainTaskName
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "nano.json"
 PICTURE = ROOT / "docs" / "images" / "annotated.png"
 NANO_CONFIG = ROOT / "configs" / "molmo-nano"
-RECIPES = (ROOT / "configs" / "nano_vit.yaml", ROOT / "configs" / "nano.yaml")
+RECIPES = ROOT / "configs"
 NOT_MEASURED = "Not measured yet: `make eval-nano` writes the figures that this table is made from."
 
 _TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -102,14 +103,34 @@ def nano_sizes() -> str:
     return table(("Part", "Size"), rows)
 
 
+def nano_recipes() -> list[tuple[str, TrainConfig]]:
+    """File name and content of every recipe of molmo-nano, each after the one that it starts from."""
+    waiting = {path.name: TrainConfig.load(path) for path in sorted(RECIPES.glob("nano*.yaml"))}
+    ordered: list[tuple[str, TrainConfig]] = []
+    while waiting:
+        ahead = {recipe.run_dir for recipe in waiting.values()}
+        ready = [n for n, r in waiting.items() if r.init_from is None or str(Path(r.init_from).parent) not in ahead]
+        assert ready, f"these recipes start from one another: {', '.join(waiting)}"
+        ordered += [(name, waiting.pop(name)) for name in ready]
+    return ordered
+
+
 def nano_training() -> str:
     """The stages of its training, from the recipes."""
-    rows = []
-    for path in RECIPES:
-        recipe = TrainConfig.load(path)
-        pictures = recipe.max_steps * recipe.batch_size
-        rows.append((f"`configs/{path.name}`", str(recipe.max_steps), f"{pictures:,}", recipe.task.value))
-    return table(("Recipe", "Steps", "Pictures", "Task"), rows)
+    rows = [
+        (f"`configs/{name}`", str(r.max_steps), f"{r.max_steps * r.batch_size:,}", r.task.value, trained_parts(r))
+        for name, r in nano_recipes()
+    ]
+    return table(("Recipe", "Steps", "Pictures", "Task", "Learns"), rows)
+
+
+def trained_parts(recipe: TrainConfig) -> str:
+    """Parts of the model that a recipe changes."""
+    if recipe.task is TrainTaskName.patch_naming:
+        return "picture encoder"
+    names = {"connector": "connector", "vit": "picture encoder", "llm": "language model"}
+    parts = component_configs(recipe.optimizer)
+    return ", ".join(name for key, name in names.items() if not parts[key].is_frozen)
 
 
 def nano_results() -> str:

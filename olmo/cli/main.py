@@ -123,7 +123,9 @@ def _report(error: Exception) -> int:
     return EXIT_BUG
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, DeprecationWarning | FutureWarning):
+        return  # for the authors of programs, not for those who run them
     typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
 
 

@@ -15,8 +15,9 @@ from olmo.models.molmo.load import released_config
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
 
 _MODELS = Path(next(iter(olmo.models.__path__))).resolve()
-PRESET_FOLDERS = (_MODELS / "presets", _MODELS.parents[1] / "configs")
-"""Where presets lie: in the package, and in a source tree."""
+_ROOT = _MODELS.parents[1]
+PRESET_FOLDERS = (_MODELS / "presets", *([_ROOT / "configs"] if (_ROOT / "pyproject.toml").is_file() else []))
+"""Where presets lie: in the package, and in a source tree beside it."""
 
 _CONFIG_FILES = ("config.yaml", "config.json", "preprocessor_config.json")
 

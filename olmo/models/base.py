@@ -6,8 +6,9 @@ variant overrides `encode_images` or `transform`; nobody copies a `forward`.
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,19 +16,23 @@ import torch
 from torch import nn
 
 from olmo.checkpoint.native import LoadReport, load_checkpoint, save_checkpoint
-from olmo.exceptions import OLMoInputError
+from olmo.exceptions import OLMoCheckpointError, OLMoInputError
 from olmo.models.generate import generate, stream
 from olmo.models.llm_inputs import LlmInputs, visible_keys
+from olmo.models.logits import logits_and_loss
 from olmo.models.molmo.molmo_config import MolmoConfig
-from olmo.models.outputs import OLMoGenerateOutput, OLMoOutput
+from olmo.models.outputs import OLMoGenerateOutput, OLMoOutput, PastKeyValues
 from olmo.models.picture_inputs import PictureInputs, fuse, image_groups, picture_inputs
-from olmo.models.text_inputs import TextInputs, text_inputs
-from olmo.models.wrap_policy import wrap_policy
+from olmo.models.text_inputs import Past, TextInputs, refuse_unknown_arguments, text_inputs
+from olmo.models.wrap_policy import WrapPolicy, wrap_policy
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import Llm, LlmOutput
-from olmo.nn.loss import target_positions, weighted_cross_entropy
+from olmo.nn.loss import IGNORE
 from olmo.nn.vision_backbone import MolmoVisionBackbone
 from olmo.tokenizer import Tokenizer
+
+_FURTHER_ARGUMENTS = ("metadata",)
+"""What a preprocessor or collator returns besides the arguments of `forward`."""
 
 
 class ModelBase(nn.Module):
@@ -43,12 +48,13 @@ class ModelBase(nn.Module):
     def __init__(self, config: MolmoConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.llm = Llm(config.llm)
-        self.vision_backbone = (
-            None if config.vision_backbone is None else MolmoVisionBackbone(config.vision_backbone, config.llm)
-        )
         self._tokenizer: Tokenizer | None = None
-        if self.device.type != "meta":
+        device, vision = torch.get_default_device(), config.vision_backbone
+        with torch.device("meta"):  # parts then draw nothing of their own: one draw below, from one generator
+            self.llm = Llm(config.llm)
+            self.vision_backbone = None if vision is None else MolmoVisionBackbone(vision, config.llm)
+        if device.type != "meta":
+            self.to_empty(device=device)
             self.reset_parameters(torch.Generator().manual_seed(seed))
 
     # -- forward ---------------------------------------------------------------------------------------------------
@@ -65,15 +71,15 @@ class ModelBase(nn.Module):
         position_ids: torch.Tensor | None = None,
         subsegment_ids: torch.Tensor | None = None,
         loss_masks: torch.Tensor | None = None,
-        past_key_values: tuple[tuple[torch.Tensor, torch.Tensor], ...] | None = None,
+        past_key_values: Past | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         logits_at: str = "all",
         z_loss: float = 0.0,
-        metadata: Any = None,
+        **kwargs: Any,
     ) -> OLMoOutput:
-        """Forward pass.
+        """Forward pass. Inputs on another device are brought to that of the model.
 
         Args:
             input_ids: `[B, L]` token ids, -1 on padding; `[L]` is a batch of one.
@@ -82,46 +88,46 @@ class ModelBase(nn.Module):
             image_input_idx: `[B, I]` first position of each picture's tokens, or `[B, N, tokens]` position of each
                 pooled feature; None: rebuilt from input_ids.
             labels: `[B, L]` targets aligned with input_ids, -100 ignored; the shift happens here.
-            attention_mask: `[B, L]`, non-zero on real tokens.
+            attention_mask: `[B, L]`, non-zero on real tokens; with past_key_values also `[B, S + L]`.
             position_ids: `[B, L]`; None: counted from the attention mask.
             subsegment_ids: `[B, L]` message-tree segments.
             loss_masks: `[B, L]` weights of the labels; the divisor is their sum.
-            past_key_values: keys and values of earlier tokens.
+            past_key_values: keys and values of earlier tokens; pictures belong to the first call.
             use_cache: return past_key_values; None: when not training and no gradient is recorded.
             output_hidden_states: return `[n_layers + 1, B, L, D]`.
             output_attentions: return the attention weights of each layer (eager attention for this call).
             logits_at: `"all"` positions, the `"last"` real one of each row (`[B, 1, V]`), or `"labels"`: only where a
                 loss is taken (`[n, V]`), which saves most of the memory in training.
             z_loss: coefficient of the softmax z-loss.
-            metadata: ignored, so that a collated batch can be passed whole.
+            **kwargs: `metadata` is passed over, so that a collated batch can be handed in whole; nothing else is taken.
 
         Returns:
             OLMoOutput with logits and, given labels, the loss.
 
         Raises:
-            OLMoInputError: a shape, range or combination that cannot be meant.
+            OLMoInputError: a shape, range or combination that cannot be meant, or an unknown argument.
         """
-        if logits_at not in ("all", "last", "labels"):
-            raise OLMoInputError(f"logits_at {logits_at!r} is not one of 'all', 'last', 'labels'")
-        past_length = 0 if past_key_values is None else past_key_values[0][0].shape[2]
-        if past_length and images is not None:
+        refuse_unknown_arguments("forward", kwargs, _FURTHER_ARGUMENTS)
+        if past_key_values is not None and images is not None:
             raise OLMoInputError("images cannot be passed together with past_key_values; they belong to the first call")
         text = text_inputs(
             input_ids, self.config.llm, attention_mask=attention_mask, position_ids=position_ids,
-            subsegment_ids=subsegment_ids, labels=labels, loss_masks=loss_masks, past_length=past_length,
+            subsegment_ids=subsegment_ids, labels=labels, loss_masks=loss_masks, past=past_key_values,
+            device=self.device,
         )  # fmt: skip
         inputs = self.llm_inputs(text, images, image_masks, image_input_idx)
         if use_cache is None:
-            use_cache = past_length > 0 or not (self.training or torch.is_grad_enabled() or labels is not None)
-        cache = self.build_cache(inputs, past_key_values) if use_cache or past_length else None
+            is_learning = self.training or torch.is_grad_enabled() or labels is not None
+            use_cache = past_key_values is not None or not is_learning
+        cache = self.build_cache(inputs, past_key_values) if use_cache or past_key_values is not None else None
         out = self.run_llm(
             inputs, cache, output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
-        logits, loss = self._logits_and_loss(out.hidden, inputs, logits_at, z_loss)
+        logits, loss = logits_and_loss(self.llm, out.hidden, inputs, logits_at, z_loss)
         return OLMoOutput(
             logits=logits,
             loss=loss,
-            past_key_values=cache.as_tuple() if cache is not None and use_cache else None,
+            past_key_values=PastKeyValues(cache.as_tuple(), inputs.attention_mask) if cache and use_cache else None,
             hidden_states=torch.stack(out.hidden_states) if out.hidden_states is not None else None,
             attentions=out.attentions,
             aux=out.aux or None,
@@ -136,12 +142,14 @@ class ModelBase(nn.Module):
     ) -> LlmInputs:
         """Embed, fuse the pictures in, apply the transforms."""
         embeds = self.llm.embed(text.input_ids)
-        groups = None
         if images is not None:
-            pictures = self._pictures(text.input_ids, images, image_masks, image_input_idx)
+            if image_masks is None and self.config.mm_preprocessor.legacy_image_mask:
+                _warn_of_missing_masks()
+            pictures = picture_inputs(text.input_ids, images, image_masks, image_input_idx, self.config)
             embeds = fuse(embeds, self.encode_images(pictures), pictures)
-            if self.config.bi_directional_attn is not None:
-                groups = image_groups(text.input_ids, self.config.image_token_ids)
+        groups = None
+        if self.config.bi_directional_attn is not None and self.config.vision_backbone is not None:
+            groups = image_groups(text.input_ids, self.config.image_token_ids)
         inputs = LlmInputs(
             embeds=embeds,
             position_ids=text.position_ids,
@@ -155,8 +163,9 @@ class ModelBase(nn.Module):
 
     def encode_images(self, pictures: PictureInputs) -> torch.Tensor:
         """Picture features `[M, tokens, D]` of the crops. A variant may override this."""
-        assert self.vision_backbone is not None
-        images = pictures.images.to(self.dtype)
+        assert self.vision_backbone is not None, "pictures are refused at the door of a model without one"
+        # The type of a parameter that is neither sharded on its own nor ever quantised.
+        images = pictures.images.to(self.vision_backbone.image_vit.positional_embedding.dtype)
         return self.vision_backbone(images, pictures.image_masks)
 
     def transform(self, inputs: LlmInputs) -> LlmInputs:
@@ -169,7 +178,7 @@ class ModelBase(nn.Module):
         mode = None if past_length else self.config.bi_directional_attn
         response = None
         if self.training and inputs.labels is not None:
-            response = inputs.labels != -100 if inputs.loss_weights is None else inputs.loss_weights > 0
+            response = inputs.labels != IGNORE if inputs.loss_weights is None else inputs.loss_weights > 0
         return self.llm(
             inputs.embeds,
             position_ids=inputs.position_ids,
@@ -179,75 +188,12 @@ class ModelBase(nn.Module):
             **outputs,
         )
 
-    def _pictures(
-        self,
-        input_ids: torch.Tensor,
-        images: torch.Tensor,
-        image_masks: torch.Tensor | None,
-        image_input_idx: torch.Tensor | None,
-    ) -> PictureInputs:
-        vision, spec = self.config.vision_backbone, self.config.image_spec
-        if vision is None or spec is None:
-            raise OLMoInputError("this model has no vision backbone (vision_backbone is null); it takes text only")
-        if image_masks is None and self.config.mm_preprocessor.legacy_image_mask:
-            warnings.warn(
-                "image_masks was not given: with weights of the first release results differ a little from the released "
-                "ones; call model(**inputs) with everything the preprocessor returns",
-                stacklevel=4,
-            )
-        return picture_inputs(
-            input_ids,
-            images.to(self.device),
-            image_masks,
-            image_input_idx,
-            vision=vision,
-            image_spec=spec,
-            preprocessing=self.config.mm_preprocessor,
-            token_ids=self.config.image_token_ids,
-        )
-
-    def build_cache(
-        self,
-        inputs: LlmInputs,
-        past: tuple[tuple[torch.Tensor, torch.Tensor], ...] | None = None,
-        extra_length: int = 0,
-    ) -> KVCache:
+    def build_cache(self, inputs: LlmInputs, past: Past | None = None, extra_length: int = 0) -> KVCache:
         """A cache with room for `inputs`, for `extra_length` tokens after them, and for what is `past`."""
-        length = inputs.embeds.shape[1] + extra_length
+        batch_size, length = inputs.embeds.shape[0], inputs.embeds.shape[1] + extra_length
         if past is not None:
             return KVCache.from_tuple(past, length)
-        llm = self.config.llm
-        return KVCache(
-            n_layers=llm.n_layers,
-            batch_size=inputs.embeds.shape[0],
-            n_kv_heads=llm.resolved_n_kv_heads,
-            head_dim=llm.resolved_head_dim,
-            max_length=length,
-            dtype=inputs.embeds.dtype,
-            device=inputs.embeds.device,
-        )
-
-    def _logits_and_loss(
-        self, hidden: torch.Tensor, inputs: LlmInputs, logits_at: str, z_loss: float
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits where they are wanted, and the mean loss over weighted targets (0 with a gradient when there is none)."""
-        if inputs.labels is None:
-            if logits_at == "last":
-                hidden = hidden[torch.arange(len(hidden)), inputs.last_real_position()][:, None]  # [B, 1, D]
-            return self.llm.logits(hidden), None
-        rows, columns, targets = target_positions(inputs.labels, inputs.segment_ids)
-        if logits_at == "labels":
-            logits = chosen = self.llm.logits(hidden[rows, columns])  # [n, V]
-        else:
-            logits = self.llm.logits(hidden)  # [B, L, V]
-            chosen = logits[rows, columns]
-        weights = None if inputs.loss_weights is None else inputs.loss_weights[rows, columns + 1]
-        total, divisor = weighted_cross_entropy(chosen, targets, weights, z_loss)
-        if len(targets) == 0:
-            total = hidden.float().sum() * 0.0
-        if logits_at == "last":
-            logits = logits[torch.arange(len(hidden)), inputs.last_real_position()][:, None]
-        return logits, total / divisor.clamp(min=1e-6) if len(targets) else total
+        return self.llm.new_cache(batch_size, length, inputs.embeds.dtype)
 
     # -- generation ------------------------------------------------------------------------------------------------
 
@@ -271,7 +217,8 @@ class ModelBase(nn.Module):
 
         Args:
             input_ids: `[B, L]` prompts, padded with -1 on either side, or `[L]`.
-            images: as in `forward`; so are `image_masks`, `image_input_idx` and `attention_mask` among the kwargs.
+            images: as in `forward`; so are `image_masks`, `image_input_idx`, `attention_mask`, `position_ids` and
+                `subsegment_ids` among the kwargs. What else a preprocessor returns is passed over.
             max_new_tokens: most tokens to generate; the context length caps it.
             min_new_tokens: end tokens are forbidden before this many.
             do_sample: draw tokens instead of taking the best one.
@@ -282,8 +229,8 @@ class ModelBase(nn.Module):
             eos_token_id: end token or tokens; None: the tokenizer's.
             pad_token_id: fills rows after their end; None: the tokenizer's.
             **kwargs: `stop_strings`, `repetition_penalty`, `length_penalty`, `logits_processors` (callables
-                `(generated ids [B, S], logits [B, V]) -> logits`), `output_scores`, `seed` or `generator`, and `stream`, a
-                callable that is given the text of a single row piece by piece.
+                `(generated ids [B, S], logits [B, V]) -> logits`), `output_scores`, `seed` or `generator`,
+                and `stream`, a callable that is given the text of a single row piece by piece.
 
         Returns:
             OLMoGenerateOutput with the new tokens and their text.
@@ -347,7 +294,7 @@ class ModelBase(nn.Module):
         revision: str | None = None,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device = "cpu",
-        overrides: tuple[str, ...] | list[str] = (),
+        overrides: Sequence[str] = (),
         trust_remote_code: bool = False,
     ) -> Self:
         """Load a model with its weights.
@@ -369,19 +316,33 @@ class ModelBase(nn.Module):
 
     @classmethod
     def _load_pretrained(cls, model: str | Path, **options: Any) -> Self:
-        raise NotImplementedError(f"{cls.__name__} does not say how its published weights are laid out")
+        raise OLMoCheckpointError(
+            f"{cls.__name__} has no published layout; load with its subclass, Molmo.from_pretrained for instance, or "
+            "with olmo.models.auto.from_pretrained"
+        )
+
+    def save_pretrained_hf(self, path: str | Path) -> None:
+        """Write a folder in the released Hugging Face layout; `from_pretrained` of it gives equal bits.
+
+        Args:
+            path: folder; a published model that was there stays until the new one is complete.
+
+        Raises:
+            OLMoCheckpointError: the released layout has no place for something in this model; `save_checkpoint` has.
+        """
+        raise OLMoCheckpointError(f"there is no released layout for {type(self).__name__}; use save_checkpoint")
 
     # -- facts -----------------------------------------------------------------------------------------------------
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.llm.wte.embedding.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the parameters."""
-        return self.llm.wte.embedding.dtype
+        return next(self.parameters()).dtype
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -407,14 +368,26 @@ class ModelBase(nn.Module):
                 parts["llm"][name] = parameter
         return parts
 
-    def get_fsdp_wrap_policy(self, strategy: str | None = "by_block_and_size"):  # type: ignore[no-untyped-def]
+    def get_fsdp_wrap_policy(self, strategy: str | None = "by_block_and_size") -> WrapPolicy | None:
         """The `auto_wrap_policy` for `FullyShardedDataParallel`.
 
         Args:
-            strategy: `by_block`, `by_block_and_size`, `size_based` or None.
+            strategy: `by_block`, `by_block_and_size`, `size_based` or None, which wraps nothing.
         """
-        blocks, large = list(self.llm.blocks), [self.llm.wte, self.llm.lm_head]
+        blocks: list[nn.Module] = list(self.llm.blocks)
+        # A tied table is read outside its own module, by the head, so it stays with the root.
+        large: list[nn.Module] = [self.llm.wte, self.llm.lm_head] if self.llm.lm_head is not None else []
         if self.vision_backbone is not None:
             blocks += list(self.vision_backbone.image_vit.blocks)
-            large += [self.vision_backbone.connector]
-        return wrap_policy(strategy, blocks, [m for m in large if m is not None])
+            large.append(self.vision_backbone.connector)
+        return wrap_policy(strategy, blocks, large)
+
+
+@functools.cache
+def _warn_of_missing_masks() -> None:
+    """Once in a process: the words stay true, and a loop over pictures should not repeat them."""
+    warnings.warn(
+        "image_masks was not given: with weights of the first release results differ a little from the released ones; "
+        "call model(**inputs) with everything the preprocessor returns",
+        stacklevel=6,
+    )

@@ -3,48 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from olmo.exceptions import OLMoInputError
-from olmo.generation.decode import decode_tokens
+from olmo.generation.decode import DecodedStep, decode_tokens
 from olmo.generation.decode import generate as generate_tokens
 from olmo.generation.params import GenerationParams
-from olmo.generation.step import LogitsProcessor
-from olmo.generation.stop_strings import StopStringMatcher
+from olmo.generation.stop_strings import StopStringFilter, StopStringMatcher
+from olmo.models.generation_request import GeneratingModel, Pictures, Request, read_request
 from olmo.models.outputs import OLMoGenerateOutput
-from olmo.models.text_inputs import text_inputs
+from olmo.models.text_inputs import TextInputs
 from olmo.nn.kv_cache import KVCache
 from olmo.tokenizer import IncrementalDecoder
-
-if TYPE_CHECKING:
-    from olmo.models.base import ModelBase
-
-
-@dataclass
-class Prompt:
-    """Inputs of a generation besides its settings."""
-
-    input_ids: torch.Tensor
-    images: torch.Tensor | None = None
-    image_masks: torch.Tensor | None = None
-    image_input_idx: torch.Tensor | None = None
-    attention_mask: torch.Tensor | None = None
-    position_ids: torch.Tensor | None = None
-    metadata: Any = None
-    """Ignored, so that what the preprocessor returns can be passed whole."""
 
 
 class CachedStep:
     """One decoding step of a prefilled model: the `DecodeStep` that generation drives."""
 
     def __init__(
-        self, model: ModelBase, cache: KVCache, key_is_valid: torch.Tensor | None, next_positions: torch.Tensor
-    ):
+        self, model: GeneratingModel, cache: KVCache, key_is_valid: torch.Tensor | None, next_positions: torch.Tensor
+    ) -> None:
         self.llm, self.cache = model.llm, cache
-        self.key_is_valid = key_is_valid  # [B, S] over all slots, None when no row is padded
+        self.key_is_valid = key_is_valid  # [B, S] over all slots, None when new tokens may see every key
         self.positions = next_positions  # [B, 1]
 
     def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
@@ -65,183 +48,148 @@ class CachedStep:
             self.key_is_valid = self.key_is_valid[rows]
 
 
-def prefill(model: ModelBase, prompt: Prompt, max_new_tokens: int) -> tuple[CachedStep, torch.Tensor, torch.Tensor]:
-    """Run the prompt once.
+class RowEnd:
+    """Why a row ends besides its end ids: a stop string is complete, or its own context is full."""
 
-    Args:
-        model: the model, in eval mode.
-        prompt: what to continue.
-        max_new_tokens: room to leave in the cache.
+    def __init__(self, matcher: StopStringMatcher, room: Sequence[int]) -> None:
+        self.matcher, self.room = matcher, room
 
-    Returns:
-        The step that continues, the logits `[B, V]` of the first new token, and the prompt ids `[B, L]`.
-    """
-    text = text_inputs(
-        prompt.input_ids,
-        model.config.llm,
-        attention_mask=prompt.attention_mask,
-        position_ids=prompt.position_ids,
-    )
-    inputs = model.llm_inputs(text, prompt.images, prompt.image_masks, prompt.image_input_idx)
-    cache = model.build_cache(inputs, extra_length=max_new_tokens)
-    hidden = model.run_llm(inputs, cache).hidden
-    last = inputs.last_real_position()
-    rows = torch.arange(len(hidden), device=hidden.device)
-    logits = model.llm.logits(hidden[rows, last])
-    valid = inputs.attention_mask
-    if valid is not None:
-        valid = torch.cat([valid, valid.new_ones(len(hidden), max_new_tokens)], dim=1)
-    positions = inputs.position_ids[rows, last][:, None] + 1
-    return CachedStep(model, cache, valid, positions), logits, text.input_ids
+    def __call__(self, row: int, ids: list[int]) -> bool:
+        """Whether `row` ends with the newest of its generated `ids`."""
+        return len(ids) >= self.room[row] or self.matcher(row, ids)
 
 
-def generate(model: ModelBase, input_ids: torch.Tensor, **options: Any) -> OLMoGenerateOutput:
+def generate(model: GeneratingModel, input_ids: torch.Tensor, **options: Any) -> OLMoGenerateOutput:
     """See `ModelBase.generate`."""
     stream_to: Callable[[str], None] | None = options.pop("stream", None)
+    request = read_request(model, input_ids, options)
     if stream_to is not None:
-        return _generate_streaming(model, input_ids, stream_to, options)
-    prompt, params, hooks, generator = _split_options(model, input_ids, options)
-    with _eval_mode(model):
-        step, logits, prompt_ids = prefill(model, prompt, params.max_new_tokens)
-        matcher = _matcher(model, params)
-        tokens = generate_tokens(
-            step,
-            logits,
-            params,
-            prompt_ids=prompt_ids,
-            logits_processors=hooks,
-            generator=generator,
-            is_stopped=None if matcher is None else matcher,
-        )
-    texts = [_text(model, row.tolist(), params, matcher) for row in tokens.token_ids]
+        return _generate_streaming(model, request, stream_to)
+    matcher = StopStringMatcher(request.params.stop_strings, model.tokenizer.decode)
+    with torch.no_grad(), _eval_mode(model):
+        step, logits = prefill(model, request.text, request.params.max_new_tokens, request.pictures)
+        tokens = generate_tokens(step, logits, request.params, **_decoding(request, matcher))
+    texts = []
+    for ids, room in zip(tokens.token_ids.tolist(), request.room, strict=True):
+        texts.append(_text(model, ids[:room], request.params, matcher))
     return OLMoGenerateOutput(tokens.token_ids, texts, tokens.scores)
 
 
-def stream(model: ModelBase, input_ids: torch.Tensor, **options: Any) -> Iterator[str]:
-    """See `ModelBase.stream`."""
-    options.pop("stream", None)
-    for piece, _ in _stream_steps(model, input_ids, options):
-        if piece:
-            yield piece
+def stream(model: GeneratingModel, input_ids: torch.Tensor, **options: Any) -> Iterator[str]:
+    """See `ModelBase.stream`. The arguments are checked at once, the model runs when text is asked for."""
+    request = read_request(model, input_ids, options)
+    _require_one_row(request)
+    return (piece for piece, _ in _stream_steps(model, request) if piece)
+
+
+def prefill(
+    model: GeneratingModel, text: TextInputs, n_new: int, pictures: Pictures = (None, None, None)
+) -> tuple[CachedStep, torch.Tensor]:
+    """Run prompts once.
+
+    Args:
+        model: in eval mode.
+        text: the prompts, padded on either side.
+        n_new: tokens to leave room for in the cache.
+        pictures: `images`, `image_masks`, `image_input_idx`, as `forward` takes them.
+
+    Returns:
+        The step that continues the prompts, and the logits `[B, V]` of the first new token.
+    """
+    inputs = model.llm_inputs(text, *pictures)
+    cache = model.build_cache(inputs, extra_length=n_new)
+    hidden = model.run_llm(inputs, cache).hidden
+    rows, last = torch.arange(len(hidden), device=hidden.device), inputs.last_real_position()
+    valid, segments = inputs.attention_mask, inputs.segment_ids
+    if segments is not None:  # new tokens go on with the last conversation of a message tree
+        is_open = segments >= segments[rows, last][:, None]  # [B, L]
+        valid = is_open if valid is None else valid & is_open
+    if valid is not None:
+        valid = torch.cat([valid, valid.new_ones(len(hidden), n_new)], dim=1)  # [B, L + n_new]
+    positions = inputs.position_ids[rows, last][:, None] + 1
+    return CachedStep(model, cache, valid, positions), model.llm.logits(hidden[rows, last])
+
+
+def _decoding(request: Request, matcher: StopStringMatcher) -> dict[str, Any]:
+    """What the decoding loop is told besides the settings; asking about ends costs a little, so only where needed."""
+    is_tight = min(request.room) < request.params.max_new_tokens
+    return {
+        "prompt_ids": request.text.input_ids,
+        "logits_processors": request.logits_processors,
+        "generator": request.generator,
+        "is_stopped": RowEnd(matcher, request.room) if is_tight or request.params.stop_strings else None,
+    }
 
 
 def _generate_streaming(
-    model: ModelBase, input_ids: torch.Tensor, stream_to: Callable[[str], None], options: dict[str, Any]
+    model: GeneratingModel, request: Request, stream_to: Callable[[str], None]
 ) -> OLMoGenerateOutput:
-    wants_scores = options.get("output_scores", False)
+    _require_one_row(request)
     pieces, steps = [], []
-    for piece, step in _stream_steps(model, input_ids, options):
+    for piece, step in _stream_steps(model, request):
         if piece:
             pieces.append(piece)
             stream_to(piece)
         if step is not None:
             steps.append(step)
-    ids = torch.stack([s.token_ids for s in steps], dim=1)
-    scores = torch.stack([s.log_probs for s in steps], dim=1) if wants_scores else None
-    return OLMoGenerateOutput(ids, ["".join(pieces)], scores)
+    scores = [step.log_probs for step in steps if step.log_probs is not None]
+    return OLMoGenerateOutput(
+        token_ids=torch.stack([step.token_ids for step in steps], dim=1),  # [1, S]
+        text=["".join(pieces)],
+        scores=torch.stack(scores, dim=1) if scores else None,
+    )
 
 
-def _stream_steps(model: ModelBase, input_ids: torch.Tensor, options: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Pairs of newly decodable text and decoding step; the last pair is (rest of the text, None)."""
-    prompt, params, hooks, generator = _split_options(model, input_ids, options)
-    decoder, is_start = IncrementalDecoder(model.tokenizer), True
-    held = ""  # text that may still turn out to be the beginning of a stop string
+def _stream_steps(model: GeneratingModel, request: Request) -> Iterator[tuple[str, DecodedStep | None]]:
+    """Pairs of newly decodable text and decoding step; the last pair is (rest of the text, None).
+
+    Gradients and dropout are off only while the model runs, not while whoever reads the stream does.
+    """
+    matcher = StopStringMatcher(request.params.stop_strings, model.tokenizer.decode)
+    decoder, shown, is_start = IncrementalDecoder(model.tokenizer), StopStringFilter(matcher), True
     with torch.no_grad(), _eval_mode(model):
-        step, logits, prompt_ids = prefill(model, prompt, params.max_new_tokens)
-        if len(logits) != 1:
-            raise OLMoInputError(f"streaming takes one example at a time, got a batch of {len(logits)}")
-        matcher = _matcher(model, params)
-        for decoded in decode_tokens(
-            step, logits, params, prompt_ids=prompt_ids, logits_processors=hooks, generator=generator,
-            is_stopped=matcher,
-        ):  # fmt: skip
+        step, logits = prefill(model, request.text, request.params.max_new_tokens, request.pictures)
+    steps = decode_tokens(step, logits, request.params, **_decoding(request, matcher))
+    while True:
+        with torch.no_grad(), _eval_mode(model):
+            decoded = next(steps, None)
+        if decoded is None:
+            piece = shown.push(decoder.flush()) + shown.finish()
+        else:
             token = int(decoded.token_ids[0])
-            held += "" if token in params.eos_token_ids else decoder.push(token)
-            ready, held = _releasable(held, params.stop_strings)
-            if is_start and ready:
-                ready, is_start = ready.removeprefix(" "), False
-            yield ready, decoded
-    rest = held + decoder.flush()
-    if matcher is not None:
-        rest = matcher.trim(rest)
-    yield rest.removeprefix(" ") if is_start else rest, None
+            piece = "" if token in request.params.eos_token_ids else shown.push(decoder.push(token))
+        if is_start and piece:
+            piece, is_start = piece.removeprefix(" "), False
+        yield piece, decoded
+        if decoded is None:
+            return
 
 
-def _releasable(held: str, stop_strings: Sequence[str]) -> tuple[str, str]:
-    """Split text into what can be shown and what must wait because a stop string may begin in it."""
-    cut = len(held)
-    for stop in stop_strings:
-        at = held.find(stop)
-        if at >= 0:
-            cut = min(cut, at)
-            continue
-        for size in range(min(len(stop) - 1, len(held)), 0, -1):
-            if held.endswith(stop[:size]):
-                cut = min(cut, len(held) - size)
-                break
-    return held[:cut], held[cut:]
-
-
-def _split_options(
-    model: ModelBase, input_ids: torch.Tensor, options: dict[str, Any]
-) -> tuple[Prompt, GenerationParams, Sequence[LogitsProcessor], torch.Generator | None]:
-    """Sort the keyword arguments into inputs, settings, hooks and randomness; unknown ones are an error."""
-    options = dict(options)
-    hooks = tuple(options.pop("logits_processors", None) or ())
-    seed, generator = options.pop("seed", None), options.pop("generator", None)
-    if seed is not None and generator is not None:
-        raise OLMoInputError("give seed or generator, not both")
-    if seed is not None:
-        generator = torch.Generator(device=model.device).manual_seed(int(seed))
-    prompt_names = set(Prompt.__dataclass_fields__)
-    prompt = Prompt(input_ids, **{k: options.pop(k) for k in list(options) if k in prompt_names})
-    ends, pad = options.pop("eos_token_id", None), options.pop("pad_token_id", None)
-    known = set(GenerationParams.__dataclass_fields__)
-    unknown = sorted(set(options) - known)
-    if unknown:
+def _require_one_row(request: Request) -> None:
+    n_rows = len(request.text.input_ids)
+    if n_rows != 1:
+        raise OLMoInputError(f"streaming takes one example at a time, got a batch of {n_rows}")
+    if request.params.num_beams > 1:
         raise OLMoInputError(
-            f"generate does not know {', '.join(unknown)}; settings: "
-            f"{', '.join(sorted((known | {'seed', 'generator', 'stream', 'logits_processors'}) - {'eos_token_ids'}))}"
+            f"num_beams={request.params.num_beams} cannot be streamed: a beam search knows its answer only at the end; "
+            "use num_beams=1"
         )
-    ends = model.tokenizer.eos_token_id if ends is None else ends
-    pad = model.tokenizer.pad_token_id if pad is None else pad
-    params = GenerationParams(eos_token_ids=ends, pad_token_id=pad, **options)
-    room = model.config.llm.max_sequence_length - input_ids.shape[-1]
-    if room < 1:
-        raise OLMoInputError(
-            f"the prompt has {input_ids.shape[-1]} tokens and fills the context of "
-            f"{model.config.llm.max_sequence_length}; shorten it or pass fewer pictures"
-        )
-    if params.max_new_tokens > room:
-        params = replace(params, max_new_tokens=room, min_new_tokens=min(room, params.min_new_tokens))
-    return prompt, params, hooks, generator
 
 
-def _matcher(model: ModelBase, params: GenerationParams) -> StopStringMatcher | None:
-    if not params.stop_strings:
-        return None
-    return StopStringMatcher(params.stop_strings, model.tokenizer.decode)
+def _text(model: GeneratingModel, ids: list[int], params: GenerationParams, matcher: StopStringMatcher) -> str:
+    """Text of one row: up to its end, before a stop string, without the space that every answer begins with."""
+    n_kept = next((i for i, token in enumerate(ids) if token in params.eos_token_ids), len(ids))
+    return matcher.trim(model.tokenizer.decode(ids[:n_kept])).removeprefix(" ")
 
 
-def _text(model: ModelBase, ids: list[int], params: GenerationParams, matcher: StopStringMatcher | None) -> str:
-    for position, token in enumerate(ids):
-        if token in params.eos_token_ids:
-            ids = ids[:position]
-            break
-    text = model.tokenizer.decode(ids)
-    if matcher is not None:
-        text = matcher.trim(text)
-    return text.removeprefix(" ")
-
-
-class _eval_mode:
-    """Dropout off for the time of a call."""
-
-    def __init__(self, model: ModelBase) -> None:
-        self.model, self.was_training = model, model.training
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train(self.was_training)
+@contextmanager
+def _eval_mode(model: GeneratingModel) -> Iterator[None]:
+    """Dropout off for the time of a call; each module gets its own mode back."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -45,7 +45,7 @@ class LlmInputs:
     """`[B, L]` float weight of each label."""
 
     image_groups: torch.Tensor | None = None
-    """`[B, L]` int64: 0 on text, 1, 2, ... on the tokens of each picture. Needed by bidirectional modes only."""
+    """`[B, L]` int64: 0 on text, 1, 2, ... on each run of picture tokens. Needed by bidirectional modes only."""
 
     def last_real_position(self) -> torch.Tensor:
         """`[B]` int64 index, within L, of each row's last token that is not padding."""
@@ -68,17 +68,20 @@ def visible_keys(inputs: LlmInputs, mode: BiDirectionalAttention | None, past_le
         bool `[B, 1, L, S]`, True where a row may look, or None for plain causal attention.
     """
     length = inputs.embeds.shape[1]
-    groups = rows = keys = None
-    if mode is not None and inputs.image_groups is not None:
+    valid, groups, rows, keys = inputs.attention_mask, None, None, None
+    if mode is not None and inputs.image_groups is not None and bool(inputs.image_groups.any()):
         groups = inputs.image_groups
         if mode is BiDirectionalAttention.image_tokens:
             groups = (groups > 0).long()
         elif mode is BiDirectionalAttention.image_to_question:
             rows, keys, groups = _image_to_question(inputs)
+    is_plain = past_length == 0 and groups is None and inputs.segment_ids is None
+    if is_plain and valid is not None and not bool((valid[:, 1:] & ~valid[:, :-1]).any()):
+        valid = None  # padding on the right alone: causality hides it from every real token
     return build_attention_mask(
         length,
         past_length=past_length,
-        key_is_valid=inputs.attention_mask,
+        key_is_valid=valid,
         segment_ids=inputs.segment_ids,
         group_ids=groups,
         free_rows=rows,
@@ -89,7 +92,7 @@ def visible_keys(inputs: LlmInputs, mode: BiDirectionalAttention | None, past_le
 
 def _image_to_question(inputs: LlmInputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Picture rows see every token that is not part of an answer (labels mark answers; at inference all is prompt)."""
-    assert inputs.image_groups is not None
+    assert inputs.image_groups is not None, "the caller looked"
     rows = inputs.image_groups > 0
     keys = torch.ones_like(rows) if inputs.labels is None else inputs.labels == -100
     return rows, keys, rows.long()

@@ -1,7 +1,7 @@
 """The door for pictures: every documented form of `images`, `image_masks` and `image_input_idx`, brought to one.
 
-The one form is `PictureInputs`: only the crops that feed a token, flattened over the batch, with the sequence position of
-each of their pooled features. Padding crops never reach the encoder.
+The one form is `PictureInputs`: only the crops that feed a token, flattened over the batch, with the sequence position
+of each of their pooled features. Padding crops never reach the encoder.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from olmo.exceptions import OLMoInputError
+from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.nn.vision_config import MolmoVisionBackboneConfig
-from olmo.preprocessing.image import ImageSpec
-from olmo.preprocessing.image_tokens import ImageTokenIds, rebuild_image_input_idx
-from olmo.preprocessing.preprocessor_config import MolmoPreprocessorConfig
+from olmo.preprocessing.image_tokens import UNUSED, ImageTokenIds, picture_starts, rebuild_image_input_idx
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,11 @@ def batched_images(images: torch.Tensor, batch_size: int, vision: MolmoVisionBac
     Raises:
         OLMoInputError: the shape fits none of the forms, a pixel is NaN or infinite, or the batch size differs.
     """
+    if not isinstance(images, torch.Tensor):
+        raise OLMoInputError(
+            f"images must be a tensor, got {type(images).__name__}; config.build_preprocessor(for_inference=True) "
+            "makes one from a picture"
+        )
     spec = vision.vit.spec
     side, patch_width = spec.image_size, spec.patch_size**2 * 3
     shape = tuple(images.shape)
@@ -67,53 +71,33 @@ def picture_inputs(
     images: torch.Tensor,
     image_masks: torch.Tensor | None,
     image_input_idx: torch.Tensor | None,
-    *,
-    vision: MolmoVisionBackboneConfig,
-    image_spec: ImageSpec,
-    preprocessing: MolmoPreprocessorConfig,
-    token_ids: ImageTokenIds,
+    config: MolmoConfig,
 ) -> PictureInputs:
-    """Check and flatten the pictures of a batch.
+    """Check and flatten the pictures of a batch; everything goes to the device of `input_ids`.
 
     Args:
         input_ids: `[B, L]` int64.
         images: as `batched_images` accepts.
         image_masks: `[B, N, P]` (or unbatched `[N, P]`) or None.
         image_input_idx: `[B, N, tokens]` positions; `[B, I]` first positions of each picture's run; or None.
-        vision: configuration of the backbone.
-        image_spec: sizes of a crop, for rebuilding positions.
-        preprocessing: crop layout, for rebuilding positions.
-        token_ids: ids of the picture tokens, for rebuilding positions.
+        config: the model; its vision backbone and picture layout are read.
 
     Raises:
-        OLMoInputError: shapes do not fit, or positions lie outside the sequence.
+        OLMoInputError: the model takes no pictures, shapes do not fit, or positions lie outside the sequence.
     """
-    batch_size, length = input_ids.shape
-    images = batched_images(images, batch_size, vision)
-    n_crops, n_tokens = images.shape[1], vision.tokens_per_side[0] * vision.tokens_per_side[1]
-    if image_input_idx is not None and image_input_idx.ndim == 2 and image_input_idx.shape == (n_crops, n_tokens):
-        image_input_idx = image_input_idx[None] if batch_size == 1 else image_input_idx
-    if image_input_idx is not None and image_input_idx.ndim == 1:
-        image_input_idx = image_input_idx[None]
-    if image_input_idx is None or image_input_idx.ndim == 2:
-        index = _rebuilt_index(input_ids, image_input_idx, n_crops, n_tokens, image_spec, preprocessing, token_ids)
-    else:
-        index = image_input_idx.long()
-    if tuple(index.shape) != (batch_size, n_crops, n_tokens):
-        raise OLMoInputError(
-            f"image_input_idx of shape {tuple(index.shape)} does not fit: wanted [{batch_size}, {n_crops}, {n_tokens}] "
-            "(a position for each pooled feature), or [B, pictures] first positions"
-        )
-    if int(index.max()) >= length:
-        raise OLMoInputError(f"image_input_idx points at position {int(index.max())} of a sequence of {length} tokens")
+    vision = config.vision_backbone
+    if vision is None:
+        raise OLMoInputError("this model has no vision backbone (vision_backbone is null); it takes text only")
+    batch_size, device = len(input_ids), input_ids.device
+    images = batched_images(images, batch_size, vision).to(device)
+    index = _long_index(input_ids, image_input_idx, images.shape[1], config)
     masks = None
     if image_masks is not None:
+        wanted = (batch_size, images.shape[1], vision.vit.spec.n_patches)
         masks = image_masks[None] if image_masks.ndim == 2 and batch_size == 1 else image_masks
-        if tuple(masks.shape) != (batch_size, n_crops, vision.vit.spec.n_patches):
-            raise OLMoInputError(
-                f"image_masks of shape {tuple(image_masks.shape)} does not fit: wanted "
-                f"[{batch_size}, {n_crops}, {vision.vit.spec.n_patches}]"
-            )
+        if tuple(masks.shape) != wanted:
+            raise OLMoInputError(f"image_masks of shape {tuple(image_masks.shape)} does not fit: wanted {list(wanted)}")
+        masks = masks.to(device)
     rows, crops = (index >= 0).any(dim=-1).nonzero(as_tuple=True)
     return PictureInputs(
         images=images[rows, crops],
@@ -123,37 +107,60 @@ def picture_inputs(
     )
 
 
+def _long_index(
+    input_ids: torch.Tensor, image_input_idx: torch.Tensor | None, n_crops: int, config: MolmoConfig
+) -> torch.Tensor:
+    """`[B, N, tokens]` int64 from any form of `image_input_idx`."""
+    assert config.vision_backbone is not None, "checked by the caller"
+    (batch_size, length), (high, wide) = input_ids.shape, config.vision_backbone.tokens_per_side
+    wanted = (batch_size, n_crops, high * wide)
+    index = image_input_idx
+    if index is not None:
+        if index.is_floating_point():
+            raise OLMoInputError(f"image_input_idx holds positions, so it must be integers, got {index.dtype}")
+        index = index.to(input_ids.device).long()
+        if index.ndim == 1 or (batch_size == 1 and tuple(index.shape) == wanted[1:]):
+            index = index[None]
+    if index is None or (index.ndim == 2 and len(index) == batch_size):
+        return _rebuilt_index(input_ids, index, wanted, config)
+    if tuple(index.shape) != wanted:
+        raise OLMoInputError(
+            f"image_input_idx of shape {tuple(index.shape)} does not fit: wanted {list(wanted)} (a position for each "
+            "pooled feature), or [B, pictures] first positions"
+        )
+    if int(index.max()) >= length:
+        raise OLMoInputError(f"image_input_idx points at position {int(index.max())} of a sequence of {length} tokens")
+    return index
+
+
 def _rebuilt_index(
-    input_ids: torch.Tensor,
-    starts: torch.Tensor | None,
-    n_crops: int,
-    n_tokens: int,
-    image_spec: ImageSpec,
-    preprocessing: MolmoPreprocessorConfig,
-    token_ids: ImageTokenIds,
+    input_ids: torch.Tensor, starts: torch.Tensor | None, shape: tuple[int, int, int], config: MolmoConfig
 ) -> torch.Tensor:
     """`[B, N, tokens]` from the layout of start, patch, column and end tokens; `starts` is checked against it."""
-    index = np.full((len(input_ids), n_crops, n_tokens), -1, dtype=np.int64)
-    for row, ids in enumerate(input_ids.cpu().numpy()):
-        rebuilt = rebuild_image_input_idx(ids, token_ids, image_spec, preprocessing)
-        if len(rebuilt) > n_crops:
+    spec, layout, ids = config.image_spec, config.mm_preprocessor, config.image_token_ids
+    assert spec is not None, "there is a vision backbone"
+    index = np.full(shape, UNUSED, dtype=np.int64)
+    for row, tokens in enumerate(input_ids.cpu().numpy()):
+        rebuilt = rebuild_image_input_idx(tokens, ids, spec, layout)
+        if len(rebuilt) > shape[1]:
             raise OLMoInputError(
-                f"row {row} holds the tokens of {len(rebuilt)} crops, but images has {n_crops}; "
+                f"row {row} holds the tokens of {len(rebuilt)} crops, but images has {shape[1]}; "
                 "pass the images that the preprocessor made with these input_ids"
             )
         index[row, : len(rebuilt)] = rebuilt
         if starts is not None:
-            _check_starts(row, ids, starts[row].cpu().numpy(), token_ids)
+            _check_starts(row, starts[row].tolist(), picture_starts(tokens, ids, spec, layout).tolist())
     return torch.from_numpy(index).to(input_ids.device)
 
 
-def _check_starts(row: int, ids: np.ndarray, starts: np.ndarray, token_ids: ImageTokenIds) -> None:
-    for position in starts[starts >= 0]:
-        if position >= len(ids) or ids[position] not in (token_ids.start, token_ids.patch):
-            raise OLMoInputError(
-                f"image_input_idx of row {row} names position {position}, where no picture's tokens begin; "
-                "leave it out to have it rebuilt from input_ids"
-            )
+def _check_starts(row: int, named: list[int], found: list[int]) -> None:
+    """The first positions that a caller names must be those of the pictures; a start or its first patch will do."""
+    named = [position for position in named if position >= 0]
+    if len(named) != len(found) or any(n not in (f, f + 1) for n, f in zip(named, found, strict=True)):
+        raise OLMoInputError(
+            f"image_input_idx of row {row} says that pictures begin at {named}, but in input_ids they begin at "
+            f"{found}; leave it out to have it rebuilt from input_ids"
+        )
 
 
 def fuse(embeds: torch.Tensor, features: torch.Tensor, pictures: PictureInputs) -> torch.Tensor:
@@ -173,7 +180,11 @@ def fuse(embeds: torch.Tensor, features: torch.Tensor, pictures: PictureInputs) 
 
 
 def image_groups(input_ids: torch.Tensor, token_ids: ImageTokenIds) -> torch.Tensor:
-    """`[B, L]` int64: 0 on text, k on the tokens of the k-th run between a start token and its end token."""
+    """`[B, L]` int64: 0 on text, k on the tokens of the k-th run between a start token and its end token.
+
+    A picture cut into crops is two runs: the global crop, and the others merged. Source: the original Molmo code, whose
+    `within_image` counts start tokens.
+    """
     is_start = input_ids == token_ids.start
     is_picture = is_start | (input_ids == token_ids.end) | (input_ids == token_ids.patch) | (input_ids == token_ids.col)
     return is_start.long().cumsum(dim=1) * is_picture

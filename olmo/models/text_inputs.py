@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import torch
 
 from olmo.exceptions import OLMoInputError
+from olmo.models.outputs import PastKeyValues
 from olmo.nn.llm_config import LlmConfig
+from olmo.nn.loss import IGNORE
+
+Past = tuple[tuple[torch.Tensor, torch.Tensor], ...]
+"""What `OLMoOutput.past_key_values` holds."""
 
 
 @dataclass(frozen=True)
 class TextInputs:
-    """Checked token tensors of one batch; all have the same B and L."""
+    """Checked token tensors of one batch on one device; all have the same B and L."""
 
     input_ids: torch.Tensor
     """`[B, L]` int64; -1 on padding."""
@@ -42,7 +48,8 @@ def text_inputs(
     subsegment_ids: torch.Tensor | None = None,
     labels: torch.Tensor | None = None,
     loss_masks: torch.Tensor | None = None,
-    past_length: int = 0,
+    past: Past | None = None,
+    device: torch.device | None = None,
 ) -> TextInputs:
     """Check and complete the token side of a call.
 
@@ -54,44 +61,57 @@ def text_inputs(
         subsegment_ids: `[B, L]` message-tree segments.
         labels: `[B, L]` aligned targets, -100 ignored.
         loss_masks: `[B, L]` weights of the labels.
-        past_length: tokens already in the cache.
+        past: keys and values of earlier tokens.
+        device: where everything goes; None leaves it where `input_ids` is.
 
     Raises:
         OLMoInputError: a shape or an id does not fit; the sequence is empty or longer than the context.
     """
-    if input_ids.ndim == 1:
-        input_ids = input_ids[None]
-    if input_ids.ndim != 2 or input_ids.shape[1] == 0 or input_ids.is_floating_point():
-        raise OLMoInputError(
-            f"input_ids must be integers [B, L] or [L] with at least one token, got {tuple(input_ids.shape)} {input_ids.dtype}"
-        )
-    input_ids = input_ids.long()
+    input_ids = _checked_ids(input_ids, config).to(device)
     batch_size, length = input_ids.shape
-    _check_ids(input_ids, config)
-    if past_length + length > config.max_sequence_length:
-        raise OLMoInputError(
-            f"{past_length + length} tokens exceed the context of {config.max_sequence_length} (llm.max_sequence_length); "
-            "shorten the text, lower mm_preprocessor.max_crops or pass fewer pictures"
-        )
+    past_length = _checked_past_length(past, config, batch_size)
+    if past_length and subsegment_ids is not None:
+        raise OLMoInputError("subsegment_ids cannot be passed together with past_key_values; run the tree in one call")
     fit = {"labels": labels, "loss_masks": loss_masks, "position_ids": position_ids, "subsegment_ids": subsegment_ids}
-    fitted = {name: _like(name, value, batch_size, length) for name, value in fit.items()}
-    valid = _key_validity(input_ids, attention_mask, past_length)
+    fitted = {name: _like(name, value, input_ids) for name, value in fit.items()}
+    _check_labels(fitted["labels"], config)
+    valid = _key_validity(input_ids, attention_mask, past, past_length)
     positions = fitted["position_ids"]
     if positions is None:
-        seen = valid if valid is not None else torch.ones(batch_size, past_length + length, device=input_ids.device)
-        positions = (seen.long().cumsum(dim=1) - 1)[:, past_length:]
-    segments = fitted["subsegment_ids"]
+        seen = input_ids.new_ones(batch_size, past_length + length) if valid is None else valid.long()
+        positions = (seen.cumsum(dim=1) - 1)[:, past_length:]
+    _check_context(positions, config)
+    segments, targets = fitted["subsegment_ids"], fitted["labels"]
     return TextInputs(
         input_ids=input_ids,
         attention_mask=valid,
         position_ids=positions.long().clamp(min=0),
         segment_ids=None if segments is None else segments.long(),
-        labels=None if fitted["labels"] is None else fitted["labels"].long(),
+        labels=None if targets is None else targets.long(),
         loss_weights=fitted["loss_masks"],
     )
 
 
-def _check_ids(input_ids: torch.Tensor, config: LlmConfig) -> None:
+def refuse_unknown_arguments(call: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise OLMoInputError that names the arguments of `call` that are not among the known ones."""
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise OLMoInputError(f"{call} does not know {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
+
+
+def _checked_ids(input_ids: torch.Tensor, config: LlmConfig) -> torch.Tensor:
+    """`[B, L]` int64."""
+    if not isinstance(input_ids, torch.Tensor):
+        raise OLMoInputError(
+            f"input_ids must be a tensor of integers [B, L] or [L], got {type(input_ids).__name__}; "
+            "config.build_preprocessor(for_inference=True) makes one"
+        )
+    shape = tuple(input_ids.shape)
+    is_whole = not (input_ids.is_floating_point() or input_ids.is_complex() or input_ids.dtype == torch.bool)
+    if not is_whole or input_ids.ndim not in (1, 2) or 0 in shape:
+        raise OLMoInputError(
+            f"input_ids must be integers [B, L] or [L] with at least one token, got {shape} {input_ids.dtype}"
+        )
     rows = config.resolved_embedding_size + config.additional_vocab_size
     lowest, highest = int(input_ids.min()), int(input_ids.max())
     if lowest < -1 or highest >= rows:
@@ -99,38 +119,81 @@ def _check_ids(input_ids: torch.Tensor, config: LlmConfig) -> None:
             f"input_ids span {lowest}..{highest}; allowed are 0..{rows - 1} and -1 for padding. "
             "Was the text encoded with this model's tokenizer (config.build_tokenizer())?"
         )
+    return (input_ids if input_ids.ndim == 2 else input_ids[None]).long()
 
 
-def _like(name: str, value: torch.Tensor | None, batch_size: int, length: int) -> torch.Tensor | None:
+def _checked_past_length(past: Past | None, config: LlmConfig, batch_size: int) -> int:
+    """Tokens in `past`, 0 when there is none."""
+    if past is None:
+        return 0
+    wanted = (batch_size, config.resolved_n_kv_heads, config.resolved_head_dim)
+    try:
+        shapes = {tuple(part.shape) for pair in past for part in pair}
+        (shape,) = shapes
+        if len(past) != config.n_layers or any(len(pair) != 2 for pair in past) or (*shape[:2], shape[3]) != wanted:
+            raise ValueError(shape)
+    except (TypeError, AttributeError, ValueError, IndexError):
+        raise OLMoInputError(
+            f"past_key_values must be {config.n_layers} pairs (k, v), each [{batch_size}, {wanted[1]}, S, {wanted[2]}] "
+            "with one S; pass back what an earlier call with as many rows returned"
+        ) from None
+    return shape[2]
+
+
+def _check_labels(labels: torch.Tensor | None, config: LlmConfig) -> None:
+    if labels is None:
+        return
+    n_logits = config.resolved_embedding_size
+    is_wrong = (labels != IGNORE) & ((labels < 0) | (labels >= n_logits))
+    if bool(is_wrong.any()):
+        raise OLMoInputError(
+            f"labels hold {int(labels[is_wrong][0])}; allowed are 0..{n_logits - 1}, and {IGNORE} where there is "
+            "nothing to learn, such as padding and the tokens of pictures"
+        )
+
+
+def _check_context(positions: torch.Tensor, config: LlmConfig) -> None:
+    n_tokens = int(positions.max()) + 1
+    if n_tokens > config.max_sequence_length:
+        raise OLMoInputError(
+            f"{n_tokens} tokens exceed the context of {config.max_sequence_length} (llm.max_sequence_length); "
+            "shorten the text, lower mm_preprocessor.max_crops or pass fewer pictures"
+        )
+
+
+def _like(name: str, value: torch.Tensor | None, input_ids: torch.Tensor) -> torch.Tensor | None:
+    """`[B, L]`, on the device of `input_ids`."""
     if value is None:
         return None
-    if value.ndim == 1:
-        value = value[None]
-    if tuple(value.shape) != (batch_size, length):
-        raise OLMoInputError(
-            f"{name} has shape {tuple(value.shape)}, input_ids [{batch_size}, {length}]; they must agree"
-        )
-    return value
+    if not isinstance(value, torch.Tensor) or tuple(value.shape) not in _shapes_like(input_ids):
+        found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise OLMoInputError(f"{name} has shape {found}, input_ids {list(input_ids.shape)}; they must agree")
+    return value.reshape(input_ids.shape).to(input_ids.device)
+
+
+def _shapes_like(input_ids: torch.Tensor) -> set[tuple[int, ...]]:
+    batch_size, length = input_ids.shape
+    return {(batch_size, length), (length,)} if batch_size == 1 else {(batch_size, length)}
 
 
 def _key_validity(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, past_length: int
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, past: Past | None, past_length: int
 ) -> torch.Tensor | None:
     """`[B, past + L]` bool, or None when every key is real."""
     batch_size, length = input_ids.shape
-    if attention_mask is None:
-        valid = input_ids >= 0
-    else:
-        if attention_mask.ndim == 1:
-            attention_mask = attention_mask[None]
-        if tuple(attention_mask.shape) not in {(batch_size, length), (batch_size, past_length + length)}:
+    valid = input_ids >= 0
+    before = past.key_is_valid if isinstance(past, PastKeyValues) else None
+    if before is None:
+        before = valid.new_ones(batch_size, past_length)
+    if attention_mask is not None:
+        mask = attention_mask if attention_mask.ndim == 2 else attention_mask[None]
+        if tuple(mask.shape) not in {(batch_size, length), (batch_size, past_length + length)}:
             raise OLMoInputError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}; wanted [{batch_size}, {length}]"
                 + (f" or [{batch_size}, {past_length + length}]" if past_length else "")
             )
-        valid = attention_mask != 0
-    if bool(valid.all()):
-        return None
-    if valid.shape[1] == length and past_length:
-        valid = torch.cat([valid.new_ones(batch_size, past_length), valid], dim=1)
-    return valid
+        mask = mask.to(valid.device) != 0
+        valid = valid & mask[:, -length:]
+        before = mask[:, :-length] if mask.shape[1] > length else before
+    valid = torch.cat([before.to(valid.device), valid], dim=1)
+    return None if bool(valid.all()) else valid

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeAlias
 
 from torch import nn
-from torch.distributed.fsdp.wrap import CustomPolicy, _Policy, size_based_auto_wrap_policy
+from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy, size_based_auto_wrap_policy
 
 from olmo.config import ConfigEnum
-from olmo.exceptions import OLMoInputError
+from olmo.exceptions import OLMoConfigurationError, OLMoInputError
+
+WrapPolicy: TypeAlias = Callable[..., bool]
+"""`(module, recurse, nonwrapped_numel) -> bool`, as `FullyShardedDataParallel` asks it."""
 
 
 class WrapStrategy(ConfigEnum):
@@ -19,7 +24,7 @@ class WrapStrategy(ConfigEnum):
     size_based = "size_based"
 
 
-def wrap_policy(strategy: str | None, blocks: Iterable[nn.Module], large: Iterable[nn.Module]):  # type: ignore[no-untyped-def]
+def wrap_policy(strategy: str | None, blocks: Iterable[nn.Module], large: Iterable[nn.Module]) -> WrapPolicy | None:
     """The `auto_wrap_policy` of `FullyShardedDataParallel`.
 
     Args:
@@ -35,12 +40,11 @@ def wrap_policy(strategy: str | None, blocks: Iterable[nn.Module], large: Iterab
         return None
     try:
         chosen = WrapStrategy.parse(strategy)
-    except Exception as error:
-        raise OLMoInputError(f"FSDP wrap strategy: {error}") from None
+    except OLMoConfigurationError as error:
+        raise OLMoInputError(f"FSDP wrap strategy: {error.reason}, or None") from None
     if chosen is WrapStrategy.size_based:
         return size_based_auto_wrap_policy
     wrapped = set(map(id, blocks))
     if chosen is WrapStrategy.by_block_and_size:
         wrapped |= set(map(id, large))
-    policy: _Policy = CustomPolicy(lambda module: id(module) in wrapped)
-    return policy
+    return partial(lambda_auto_wrap_policy, lambda_fn=lambda module: id(module) in wrapped)

@@ -1,4 +1,7 @@
-"""Next-token cross-entropy, in float32, with label shift, per-token weights and z-loss. Knows nothing of models."""
+"""Next-token cross-entropy, in float32, with label shift, per-token weights and z-loss. Knows nothing of models.
+
+Source: the z-loss is that of PaLM (Chowdhery et al. 2022, section 5).
+"""
 
 from __future__ import annotations
 
@@ -45,12 +48,10 @@ def weighted_cross_entropy(
         gradient path.
     """
     logits = logits.float()
-    losses = F.cross_entropy(logits, targets, reduction="none")
+    losses = F.cross_entropy(logits, targets, reduction="none")  # [n]
     if z_loss:
         losses = losses + z_loss * torch.logsumexp(logits, dim=-1).square()
     if weights is None:
-        return losses.sum() + logits.sum() * 0.0 if losses.numel() == 0 else losses.sum(), logits.new_tensor(
-            float(targets.numel())
-        )
+        return losses.sum(), logits.new_tensor(float(targets.numel()))
     weights = weights.float().clamp(min=0.0)
-    return (losses * weights).sum() + (logits.sum() * 0.0 if losses.numel() == 0 else 0.0), weights.sum()
+    return (losses * weights).sum(), weights.sum()

@@ -97,6 +97,9 @@ class TrainConfig(BaseConfig):
     max_steps: int = 1000
     """Steps in all; a resumed run may change it."""
 
+    first_example: int = 0
+    """Index of the first example, so that a later stage sees other pictures than an earlier one."""
+
     seed: int = 6198
     """Seed of initialisation, data order and dropout."""
 

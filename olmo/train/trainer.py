@@ -99,12 +99,10 @@ class Trainer:
         save_train_state(self.run_dir / "latest", self.task.module, self.optimizer, {"step": self.step})
 
     def batches(self) -> Iterator[Batch]:
-        """The batches of the steps still to be taken; step s holds examples s*B .. (s+1)*B - 1."""
-        config = self.config
-        order = [
-            list(range(step * config.batch_size, (step + 1) * config.batch_size))
-            for step in range(self.step, config.max_steps)
-        ]
+        """The batches of the steps still to be taken; step s holds the examples from first_example + s*B on."""
+        config, size = self.config, self.config.batch_size
+        firsts = [config.first_example + step * size for step in range(self.step, config.max_steps)]
+        order = [list(range(first, first + size)) for first in firsts]
         loader = DataLoader(
             self.task.dataset,
             batch_sampler=order,

@@ -172,7 +172,7 @@ def assert_one_error(result, expected: str) -> None:
         ("text.png", b"not a picture at all", "not an image"),
         ("empty.png", b"", "is empty"),
         ("cut.png", "cut", "truncated"),
-        ("bomb.png", "bomb", "over the limit"),
+        ("bomb.png", "bomb", "too large"),
     ],
 )
 def test_a_bad_picture_is_one_line_before_the_model_is_loaded(

@@ -68,6 +68,7 @@ def test_a_full_disk_is_one_line(molmo, monkeypatch):
 def test_warnings_are_one_line(molmo, monkeypatch):
     def warn(*_):
         warnings.warn("first\n  second", stacklevel=1)
+        warnings.warn("ours to mend", FutureWarning, stacklevel=1)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("olmo.cli.info.find_config", warn)

@@ -111,6 +111,8 @@ def bash_commands() -> list[tuple[str, Page, Block, str]]:
 def test_command_lines_are_real(place: str, page: Page, block: Block, command: str, workplace: Path) -> None:
     words = shlex.split(command, comments=True)
     assert words[0] in PROGRAMS, f"{place}: {words[0]!r} is not one of {sorted(PROGRAMS)}"
+    named = [w for w in words[1:] if w.startswith(("configs/", "examples/", "scripts/", "benchmarks/"))]
+    assert all((ROOT / w).exists() for w in named), f"{place}: not all of {named} exist"
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         asked = {word for word in words[1:] if "=" not in word}

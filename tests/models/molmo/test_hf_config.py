@@ -159,7 +159,7 @@ VARIED = {
     "no pictures": {"vision_backbone": None},
     "looks ahead": {"bi_directional_attn": "within_image", "data_formatter": {"system_prompt": "style"}},
     "routed": {"llm": {"block_type": "olmoe", "n_experts": 4, "head_dim": 32}},
-    "tied, other table": {"llm": {"weight_tying": True, "additional_vocab_size": 0}},
+    "tied, other table": {"llm": {"weight_tying": True, "additional_vocab_size": 8}},
     "clipped": {"llm": {"clip_qkv": 8.0, "n_kv_heads": 4, "residual_dropout": 0.1}},
 }
 

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: a tiny model to build, and an answer to put in its mouth."""
+"""What tests of the command line share: a tiny model to build, and an answer to put in its mouth."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 POINTS = '<points x1="10.0" y1="25.0" x2="50.5" y2="75.0" alt="cats">cats</points>'
 OVERRIDES = (
     "llm.d_model=32", "llm.n_heads=2", "llm.n_layers=2", "llm.mlp_hidden_size=48",

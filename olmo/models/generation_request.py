@@ -1,0 +1,152 @@
+"""The door of generation: the arguments of a call, sorted into prompts, settings, hooks and randomness, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from olmo.exceptions import OLMoInputError
+from olmo.generation.params import GenerationParams, as_token_ids
+from olmo.generation.sampling import Generators
+from olmo.generation.step import LogitsProcessor
+from olmo.models.llm_inputs import LlmInputs
+from olmo.models.molmo.molmo_config import MolmoConfig
+from olmo.models.text_inputs import TextInputs, refuse_unknown_arguments, text_inputs
+from olmo.nn.kv_cache import KVCache
+from olmo.nn.llm import Llm, LlmOutput
+from olmo.tokenizer import Tokenizer
+
+_PICTURE_ARGUMENTS = ("images", "image_masks", "image_input_idx")
+_TEXT_ARGUMENTS = ("attention_mask", "position_ids", "subsegment_ids")
+_PASSED_OVER = ("labels", "loss_masks", "metadata")
+"""Taken so that what a preprocessor or a collator returns can be handed in whole."""
+
+Pictures = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+"""`images`, `image_masks` and `image_input_idx`."""
+
+
+class GeneratingModel(Protocol):
+    """What generation asks of a model; `ModelBase` has it."""
+
+    config: MolmoConfig
+    llm: Llm
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """The model and all of its parts."""
+
+    def llm_inputs(
+        self,
+        text: TextInputs,
+        images: torch.Tensor | None = None,
+        image_masks: torch.Tensor | None = None,
+        image_input_idx: torch.Tensor | None = None,
+    ) -> LlmInputs:
+        """Embed, fuse the pictures in, apply the transforms."""
+
+    def run_llm(self, inputs: LlmInputs, cache: KVCache | None = None) -> LlmOutput:
+        """The language model over fused inputs."""
+
+    def build_cache(self, inputs: LlmInputs, *, extra_length: int = 0) -> KVCache:
+        """A cache with room for `inputs` and `extra_length` tokens more."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked call of `generate`."""
+
+    text: TextInputs
+    """The prompts."""
+
+    pictures: Pictures
+    """The pictures, as given."""
+
+    params: GenerationParams
+    """Settings; `max_new_tokens` is no more than the row with most room can take."""
+
+    room: list[int]
+    """New tokens that each row's context has left."""
+
+    logits_processors: tuple[LogitsProcessor, ...]
+    """The user's hooks."""
+
+    generator: Generators
+    """Source of randomness."""
+
+
+def read_request(model: GeneratingModel, input_ids: torch.Tensor, options: dict[str, Any]) -> Request:
+    """Sort the arguments into inputs, settings, hooks and randomness, and check them.
+
+    Raises:
+        OLMoInputError: an unknown argument, one out of range, a prompt that is empty or fills the context.
+    """
+    settings = {name for name in GenerationParams.__dataclass_fields__ if name != "eos_token_ids"} | {"eos_token_id"}
+    others = {"logits_processors", "seed", "generator", *_PICTURE_ARGUMENTS, *_TEXT_ARGUMENTS, *_PASSED_OVER}
+    refuse_unknown_arguments("generate", options, settings | others | {"stream"})
+    text = text_inputs(input_ids, model.config.llm, device=model.device, **{k: options.get(k) for k in _TEXT_ARGUMENTS})
+    chosen = {name: options[name] for name in settings - {"eos_token_id", "pad_token_id"} if name in options}
+    ends, pad = options.get("eos_token_id"), options.get("pad_token_id")
+    params = GenerationParams(
+        eos_token_ids=as_token_ids(model.tokenizer.eos_token_id if ends is None else ends),
+        pad_token_id=model.tokenizer.pad_token_id if pad is None else pad,
+        **chosen,
+    )
+    room = _room(text, model.config.llm.max_sequence_length)
+    most = min(params.max_new_tokens, max(room))
+    return Request(
+        text=text,
+        pictures=(options.get("images"), options.get("image_masks"), options.get("image_input_idx")),
+        params=replace(params, max_new_tokens=most, min_new_tokens=min(most, params.min_new_tokens)),
+        room=room,
+        logits_processors=_hooks(options.get("logits_processors")),
+        generator=_generator(options.get("seed"), options.get("generator")),
+    )
+
+
+def _room(text: TextInputs, context: int) -> list[int]:
+    """How many more tokens the context of each row can take."""
+    places = torch.arange(text.input_ids.shape[1], device=text.input_ids.device).expand_as(text.input_ids)
+    if text.attention_mask is not None:
+        places = places.masked_fill(~text.attention_mask, -1)
+    last = places.amax(dim=1)  # [B]
+    if int(last.min()) < 0:
+        raise OLMoInputError(f"the prompt of row {int(last.argmin())} is empty: all of its tokens are padding")
+    used = (text.position_ids.gather(1, last[:, None])[:, 0] + 1).tolist()
+    if max(used) >= context:
+        raise OLMoInputError(
+            f"the prompt of row {used.index(max(used))} has {max(used)} tokens and fills the context of {context}; "
+            "shorten it or pass fewer pictures"
+        )
+    return [context - n for n in used]
+
+
+def _hooks(given: Any) -> tuple[LogitsProcessor, ...]:
+    hooks = (given,) if callable(given) else tuple(given or ())
+    for hook in hooks:
+        if not callable(hook):
+            raise OLMoInputError(
+                f"logits_processors holds {hook!r}, wanted callables (generated ids [B, S], logits [B, V]) -> logits"
+            )
+    return hooks
+
+
+def _generator(seed: Any, generator: Generators) -> Generators:
+    """The generator of a call. A seeded one lives on the CPU, so that every device draws the same."""
+    if seed is None:
+        return generator
+    if generator is not None:
+        raise OLMoInputError("give seed or generator, not both")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise OLMoInputError(f"seed is {seed!r}, wanted a whole number")
+    return torch.Generator().manual_seed(seed)
