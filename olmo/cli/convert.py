@@ -44,7 +44,10 @@ def convert(
     wanted = resolve_dtype(dtype or "auto")
     with _steps() as step:
         step(f"Reading {source}")
-        model = _load_release(Path(source), wanted) if _is_release(Path(source)) else _load(source, dtype)
+        if _is_release(Path(source)):
+            model = _load_release(Path(source), target, wanted)
+        else:
+            model = Molmo.from_pretrained(source, dtype=dtype or "auto")
         step(f"Writing {target}")
         if to is Layout.native:
             model.save_checkpoint(target)
@@ -73,13 +76,13 @@ def _is_release(source: Path) -> bool:
     return source.is_file() or (source / WEIGHTS).is_file()
 
 
-def _load(source: str, dtype: str | None) -> Molmo:
-    return Molmo.from_pretrained(source, dtype=dtype or "auto")
+def _load_release(source: Path, target: Path, dtype: torch.dtype | None) -> Molmo:
+    """An original release as a model; its tensors stay in the mapped file until they are written.
 
-
-def _load_release(source: Path, dtype: torch.dtype | None) -> Molmo:
-    """An original release as a model; its tensors stay in the mapped file until they are written."""
-    values, state = read_native_release(source)
+    A .tar is unpacked where the target will be: that disk has room for weights, the one of temporary files may not.
+    """
+    scratch = next(folder for folder in target.absolute().parents if folder.is_dir())
+    values, state = read_native_release(source, scratch=scratch)
     config = MolmoConfig.from_dict(values)
     config.source_dir = (source if source.is_dir() else source.parent).resolve()
     with torch.device("meta"):

@@ -73,7 +73,7 @@ def build_projector(kind: ImageProjector, input_dim: int, hidden_dim: int, outpu
     """The projector that `kind` names; `linear` has no use for `hidden_dim`."""
     if kind is ImageProjector.linear:
         projector = skip_init(LinearProjector, input_dim, output_dim, device=torch.get_default_device())
-        assert isinstance(projector, LinearProjector)
+        assert isinstance(projector, LinearProjector), "skip_init makes the class it is given"
         return projector
     if kind is ImageProjector.two_mlp:
         return TwoMlpProjector(input_dim, hidden_dim, output_dim)

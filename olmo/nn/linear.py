@@ -39,7 +39,7 @@ class Linear(nn.Linear):
 def linear(in_features: int, out_features: int, bias: bool = False) -> nn.Linear:
     """A linear layer on the current default device whose values are not set yet."""
     layer = skip_init(Linear, in_features, out_features, bias=bias, device=torch.get_default_device())
-    assert isinstance(layer, nn.Linear)
+    assert isinstance(layer, nn.Linear), "skip_init makes the class it is given"
     return layer
 
 

@@ -49,7 +49,7 @@ class LanguageTask:
     def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean cross-entropy over answer tokens."""
         out = self.model(**batch, logits_at="labels", z_loss=self.config.z_loss)
-        assert out.loss is not None
+        assert out.loss is not None, "labels were given"
         return out.loss, {}
 
     def export(self, folder: Path) -> None:

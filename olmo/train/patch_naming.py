@@ -58,7 +58,7 @@ class _PatchDataset(Dataset[dict[str, torch.Tensor]]):
     """Endless stream of scenes as pixels and patch targets."""
 
     def __init__(self, scenes: ScenesDataset, model: Molmo, n_bins: int) -> None:
-        assert model.config.image_spec is not None
+        assert model.config.image_spec is not None, "patch naming needs a vision backbone"
         self.scenes, self.spec, self.config = scenes, model.config.image_spec, model.config.mm_preprocessor
         self.n_bins = n_bins
 

@@ -52,7 +52,7 @@ def release(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (folder / "model.pt").write_bytes(b"")
     shutil.copy(tiny / "tokenizer.json", folder)
     content = model.config.asdict(), model.state_dict()
-    monkeypatch.setattr("olmo.cli.convert.read_native_release", lambda path: content)
+    monkeypatch.setattr("olmo.cli.convert.read_native_release", lambda path, scratch: content)
     return folder
 
 
