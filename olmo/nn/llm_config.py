@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 from olmo.config import BaseConfig, ConfigEnum
 from olmo.exceptions import OLMoConfigurationError
@@ -10,10 +10,11 @@ from olmo.tokenizer import TokenizerConfig
 
 
 class BlockType(ConfigEnum):
-    """What a transformer block's feed-forward is."""
+    """What a transformer block's feed-forward is; `moe` is the original code's name for `olmoe`."""
 
     sequential = "sequential"
     olmoe = "olmoe"
+    moe = "olmoe"
 
 
 class NormType(ConfigEnum):
@@ -55,8 +56,13 @@ class RopeConfig(BaseConfig):
 
 @dataclass(kw_only=True)
 class LlmConfig(BaseConfig):
-    """Language model of the Molmo family: pre- or post-norm decoder, dense or routed."""
+    """Language model of the Molmo family: pre- or post-norm decoder, dense or routed.
 
+    The original code's `moe_num_experts` and `moe_top_k` are taken for `n_experts` and `experts_per_token`.
+    """
+
+    moe_num_experts: InitVar[int | None] = None
+    moe_top_k: InitVar[int | None] = None
     d_model: int = 2048
     """Width of the residual stream."""
 
@@ -141,7 +147,9 @@ class LlmConfig(BaseConfig):
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Tokenizer that belongs to these weights."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, moe_num_experts: int | None, moe_top_k: int | None) -> None:
+        self.n_experts = self.n_experts if moe_num_experts is None else moe_num_experts
+        self.experts_per_token = self.experts_per_token if moe_top_k is None else moe_top_k
         super().__post_init__()
         for name in ("d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length"):
             if getattr(self, name) < 1:
@@ -191,3 +199,8 @@ class LlmConfig(BaseConfig):
     def resolved_embedding_size(self) -> int:
         """Rows of the base embedding table, which is also the number of logits."""
         return self.embedding_size if self.embedding_size is not None else self.vocab_size
+
+
+# The constructor keeps their defaults; left on the class they would read as None on every configuration.
+for _alias in ("moe_num_experts", "moe_top_k"):
+    delattr(LlmConfig, _alias)
