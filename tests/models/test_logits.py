@@ -45,7 +45,7 @@ def test_p09_loss_masks_weigh_labels_and_change_the_divisor(model):
     each = F.cross_entropy(out.logits[0, :-1], inputs["labels"][1:], reduction="none", ignore_index=-100)
     counted = weights[1:] * (inputs["labels"][1:] != -100)
     torch.testing.assert_close(out.loss, (each * counted).sum() / counted.sum())
-    assert float(model(**{**inputs, "loss_masks": torch.zeros_like(weights)}).loss) == 0.0
+    assert model(**{**inputs, "loss_masks": torch.zeros_like(weights)}).loss.item() == 0.0
 
 
 @pytest.mark.parametrize("where", ["all", "last", "labels"])
@@ -83,8 +83,8 @@ def test_conversations_packed_on_one_picture_equal_separate_ones(model):
             logits = model(**alone).logits[0]
             close(together[own], logits[-int(own.sum()) :])
     separate = [preprocess({"image": shown, "messages": t}) for t in talks]
-    losses = [(float(model(**s).loss), int((s["labels"] != -100).sum())) for s in separate]
+    losses = [(model(**s).loss.item(), int((s["labels"] != -100).sum())) for s in separate]
     mean = sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
     unweighted = {k: v for k, v in packed.items() if k != "loss_masks"}
     # The first answer token of a packed conversation is predicted by its own question, so the same losses are taken.
-    assert float(model(**unweighted).loss) == pytest.approx(mean, abs=1e-5)
+    assert model(**unweighted).loss.item() == pytest.approx(mean, abs=1e-5)
