@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **facts,
         "n_params": model.num_params(),
         "n_scenes": sighted.n_scenes,
+        "ratio": lowest_ratio(sighted),
         **figures(sighted, blind, floors),
         "seconds": round(time.perf_counter() - start, 1),
         **provenance(model, given),
@@ -154,6 +155,13 @@ def passes(report: ScenesReport, task: str, floor: float) -> bool:
     """Whether the accuracy reaches the floor; a task that was never asked does not."""
     accuracy = report.tasks[task].accuracy if task in report.tasks else None
     return accuracy is not None and accuracy >= floor
+
+
+def lowest_ratio(sighted: ScenesReport) -> float:
+    """Accuracy over floor of the task that is furthest below its floor; 1 and above: all floors are met."""
+    return round(
+        min(sighted.tasks[name].accuracy / floor for name, floor in FLOORS.items() if name in sighted.tasks), 4
+    )
 
 
 def figures(sighted: ScenesReport, blind: ScenesReport | None, floors: dict[str, float]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 
 from olmo.exceptions import OLMoInputError
 from olmo.models.molmo.molmo_config import MolmoConfig
+from olmo.models.text_inputs import require_tensor
 from olmo.nn.vision_config import MolmoVisionBackboneConfig
 from olmo.preprocessing.image_tokens import UNUSED, ImageTokenIds, picture_starts, rebuild_image_input_idx
 
@@ -40,11 +41,7 @@ def batched_images(images: torch.Tensor, batch_size: int, vision: MolmoVisionBac
     Raises:
         OLMoInputError: the shape fits none of the forms, a pixel is NaN or infinite, or the batch size differs.
     """
-    if not isinstance(images, torch.Tensor):
-        raise OLMoInputError(
-            f"images must be a tensor, got {type(images).__name__}; config.build_preprocessor(for_inference=True) "
-            "makes one from a picture"
-        )
+    require_tensor("images", images)
     spec = vision.vit.spec
     side, patch_width = spec.image_size, spec.patch_size**2 * 3
     shape = tuple(images.shape)
@@ -93,6 +90,7 @@ def picture_inputs(
     index = _long_index(input_ids, image_input_idx, images.shape[1], config)
     masks = None
     if image_masks is not None:
+        require_tensor("image_masks", image_masks)
         wanted = (batch_size, images.shape[1], vision.vit.spec.n_patches)
         masks = image_masks[None] if image_masks.ndim == 2 and batch_size == 1 else image_masks
         if tuple(masks.shape) != wanted:
@@ -116,6 +114,7 @@ def _long_index(
     wanted = (batch_size, n_crops, high * wide)
     index = image_input_idx
     if index is not None:
+        require_tensor("image_input_idx", index)
         if index.is_floating_point():
             raise OLMoInputError(f"image_input_idx holds positions, so it must be integers, got {index.dtype}")
         index = index.to(input_ids.device).long()

@@ -99,13 +99,18 @@ def refuse_unknown_arguments(call: str, given: Iterable[str], known: Collection[
         raise OLMoInputError(f"{call} does not know {', '.join(unknown)}; it takes {', '.join(sorted(known))}")
 
 
+def require_tensor(name: str, value: object) -> None:
+    """Raise OLMoInputError unless `value` is a tensor."""
+    if not isinstance(value, torch.Tensor):
+        raise OLMoInputError(
+            f"{name} must be a tensor, got {type(value).__name__}; config.build_preprocessor(for_inference=True) makes "
+            "all tensors from text and pictures"
+        )
+
+
 def _checked_ids(input_ids: torch.Tensor, config: LlmConfig) -> torch.Tensor:
     """`[B, L]` int64."""
-    if not isinstance(input_ids, torch.Tensor):
-        raise OLMoInputError(
-            f"input_ids must be a tensor of integers [B, L] or [L], got {type(input_ids).__name__}; "
-            "config.build_preprocessor(for_inference=True) makes one"
-        )
+    require_tensor("input_ids", input_ids)
     shape = tuple(input_ids.shape)
     is_whole = not (input_ids.is_floating_point() or input_ids.is_complex() or input_ids.dtype == torch.bool)
     if not is_whole or input_ids.ndim not in (1, 2) or 0 in shape:
@@ -165,9 +170,11 @@ def _like(name: str, value: torch.Tensor | None, input_ids: torch.Tensor) -> tor
     """`[B, L]`, on the device of `input_ids`."""
     if value is None:
         return None
-    if not isinstance(value, torch.Tensor) or tuple(value.shape) not in _shapes_like(input_ids):
-        found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise OLMoInputError(f"{name} has shape {found}, input_ids {list(input_ids.shape)}; they must agree")
+    require_tensor(name, value)
+    if tuple(value.shape) not in _shapes_like(input_ids):
+        raise OLMoInputError(
+            f"{name} has shape {tuple(value.shape)}, input_ids {list(input_ids.shape)}; they must agree"
+        )
     return value.reshape(input_ids.shape).to(input_ids.device)
 
 
@@ -186,6 +193,7 @@ def _key_validity(
     if before is None:
         before = valid.new_ones(batch_size, past_length)
     if attention_mask is not None:
+        require_tensor("attention_mask", attention_mask)
         mask = attention_mask if attention_mask.ndim == 2 else attention_mask[None]
         if tuple(mask.shape) not in {(batch_size, length), (batch_size, past_length + length)}:
             raise OLMoInputError(

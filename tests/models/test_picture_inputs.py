@@ -11,7 +11,9 @@ def test_pictures_that_cannot_be_meant(model, inputs):
     both_forms = "fit neither form: normalised float pixels \\[B, N, 3, 56, 56\\] or patches \\[B, N, 16, 588\\]"
     for wrong in (images.to(torch.uint8), images[..., :42], images[:, :1], torch.zeros(4, 16, 100)):
         forward_error(model, both_forms, ids, wrong)
-    forward_error(model, "must be a tensor", ids, picture())
+    forward_error(model, "images must be a tensor, got ndarray", ids, picture())
+    forward_error(model, "image_masks must be a tensor, got list", ids, images, masks.tolist())
+    forward_error(model, "image_input_idx must be a tensor, got list", ids, images, masks, index.tolist())
     forward_error(model, "do not fit a batch of 1", ids, images[None].repeat(2, 1, 1, 1, 1))
     for value in (float("nan"), float("inf")):
         spoiled = images.clone()

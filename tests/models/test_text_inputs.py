@@ -30,6 +30,8 @@ def test_text_tensors_that_do_not_fit(model):
             model, f"{name} has shape \\(1, 4\\), input_ids \\[1, 3\\]", ids, **{name: torch.ones(1, 4).long()}
         )
     forward_error(model, "attention_mask has shape \\(1, 2\\); wanted \\[1, 3\\]", ids, attention_mask=torch.ones(1, 2))
+    forward_error(model, "attention_mask must be a tensor, got list", ids, attention_mask=[1, 1, 1])
+    forward_error(model, "labels must be a tensor, got list", ids, labels=[1, 1, 1])
     forward_error(model, "labels hold 262; allowed are 0..259, and -100", ids, labels=torch.tensor([[1, IM_PATCH, 2]]))
     forward_error(model, "labels hold -1", ids, labels=torch.tensor([[1, 2, -1]]))
     forward_error(model, "'best' is not one of 'all', 'last', 'labels'", ids, logits_at="best")
