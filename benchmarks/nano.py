@@ -159,9 +159,8 @@ def passes(report: ScenesReport, task: str, floor: float) -> bool:
 
 def lowest_ratio(sighted: ScenesReport) -> float:
     """Accuracy over floor of the task that is furthest below its floor; 1 and above: all floors are met."""
-    return round(
-        min(sighted.tasks[name].accuracy / floor for name, floor in FLOORS.items() if name in sighted.tasks), 4
-    )
+    accuracies = {name: sighted.tasks[name].accuracy for name in FLOORS if name in sighted.tasks}
+    return round(min((a / FLOORS[name] for name, a in accuracies.items() if a is not None), default=0.0), 4)
 
 
 def figures(sighted: ScenesReport, blind: ScenesReport | None, floors: dict[str, float]) -> dict[str, Any]:
