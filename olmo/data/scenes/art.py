@@ -1,7 +1,7 @@
-"""The sprites of the scenes: one sheet of 28 concepts, rotated and scaled on a grid and kept.
+"""The sprites of the scenes: 138 concepts in two styles of art, rotated and scaled on a grid and kept.
 
 Knows nothing of scenes. Rotated and scaled variants are cached, so that placing an object is one small numpy blend.
-Source of the art: Noto Emoji (Apache-2.0), see NOTICE and `assets/LICENSE-noto-emoji.txt`.
+Source of the art: Noto Emoji (Apache-2.0) and Fluent Emoji (MIT), see NOTICE and the licences in `assets`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,26 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from olmo.config import ConfigEnum
+from olmo.exceptions import OLMoInputError
+
 ASSETS = Path(__file__).parent / "assets"
+STYLES = ("noto", "fluent")
+"""Names of the bundled styles of art."""
 # Angles are drawn on this grid so that the cache of rotated sprites stays small (15 angles in -35..35).
 ANGLE_STEP_DEG = 5
+
+
+class ConceptSet(ConfigEnum):
+    """Which concepts scenes show: 28 that differ plainly in colour and shape, or all 138."""
+
+    basic = "basic"
+    wide = "wide"
 
 
 @dataclass(frozen=True)
@@ -24,16 +37,18 @@ class Concept:
     """A kind of thing that scenes show.
 
     Attributes:
-        index: place in `concepts()`, 0 to 27.
+        index: place in the alphabetical list of all concepts, 0 to 137.
         name: singular, lower case.
         plural: plural, lower case; may equal the singular ("fish").
         code_point: hexadecimal code point of the art.
+        is_basic: belongs to the basic set.
     """
 
     index: int
     name: str
     plural: str
     code_point: str
+    is_basic: bool
 
 
 @dataclass(frozen=True)
@@ -52,29 +67,49 @@ class Sprite:
 
 
 @lru_cache(maxsize=1)
-def concepts() -> tuple[Concept, ...]:
-    """All concepts, in alphabetical order."""
-    rows = json.loads((ASSETS / "sprites.json").read_text(encoding="utf-8"))["sprites"]
-    return tuple(Concept(i, r["concept"], r["plural"], r["code_point"]) for i, r in enumerate(rows))
+def _index() -> dict[str, Any]:
+    """Layout of a sheet and the list of concepts."""
+    index: dict[str, Any] = json.loads((ASSETS / "sprites.json").read_text(encoding="utf-8"))
+    return index
+
+
+@lru_cache
+def concepts(chosen: ConceptSet = ConceptSet.wide) -> tuple[Concept, ...]:
+    """The concepts of a set, in alphabetical order."""
+    rows = enumerate(_index()["sprites"])
+    found = (Concept(i, r["concept"], r["plural"], r["code_point"], r["is_basic"]) for i, r in rows)
+    return tuple(c for c in found if c.is_basic or chosen is ConceptSet.wide)
 
 
 @lru_cache(maxsize=1)
 def concepts_by_name() -> dict[str, Concept]:
-    """Concept by singular name."""
+    """Every concept by its singular name."""
     return {c.name: c for c in concepts()}
 
 
-@lru_cache(maxsize=1)
-def _sources() -> tuple[tuple[Image.Image, Image.Image], ...]:
+@lru_cache
+def _sources(art: str) -> tuple[tuple[Image.Image, Image.Image], ...]:
     """Per concept: the art (RGBA, cropped to what is drawn) and its hole-filled silhouette (L)."""
-    index = json.loads((ASSETS / "sprites.json").read_text(encoding="utf-8"))
-    side = index["sprite_px"]
+    side, columns = _index()["sprite_px"], _index()["columns"]
+    path = ASSETS / f"{art}.png" if art in STYLES else Path(art)
+    if not path.is_file():
+        raise OLMoInputError(
+            f"art {art!r} is neither a bundled style ({', '.join(STYLES)}) nor a file; give the path of a sprite sheet "
+            "laid out as scripts/build_openmoji_sheet.py writes it"
+        )
     sources = []
-    with Image.open(ASSETS / "sprites.png") as sheet:
-        for row in index["sprites"]:
-            art = sheet.crop((row["x"], row["y"], row["x"] + side, row["y"] + side)).convert("RGBA")
-            art = art.crop(art.getchannel("A").getbbox())
-            sources.append((art, _silhouette(art)))
+    with Image.open(path) as sheet:
+        wanted = (columns * side, -(-len(concepts()) // columns) * side)
+        if sheet.size != wanted:
+            raise OLMoInputError(f"sprite sheet {path} has {sheet.size} px, expected {wanted}; build it again")
+        for i in range(len(concepts())):
+            x, y = i % columns * side, i // columns * side
+            sprite = sheet.crop((x, y, x + side, y + side)).convert("RGBA")
+            box = sprite.getchannel("A").getbbox()
+            if box is None:
+                raise OLMoInputError(f"sprite sheet {path} has nothing drawn for {concepts()[i].name!r}")
+            sprite = sprite.crop(box)
+            sources.append((sprite, _silhouette(sprite)))
     return tuple(sources)
 
 
@@ -87,10 +122,10 @@ def _silhouette(art: Image.Image) -> Image.Image:
     return outside.point([0 if v == 128 else 255 for v in range(256)]).crop((1, 1, w + 1, h + 1))
 
 
-@lru_cache(maxsize=1024)
-def _rotated(concept: int, angle: int, mirrored: bool) -> tuple[Image.Image, Image.Image, int]:
+@lru_cache(maxsize=2048)
+def _rotated(concept: int, angle: int, mirrored: bool, style: str) -> tuple[Image.Image, Image.Image, int]:
     """Art and silhouette turned by `angle` degrees, and the longer side before turning."""
-    art, silhouette = _sources()[concept]
+    art, silhouette = _sources(style)[concept]
     if mirrored:
         art = art.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         silhouette = silhouette.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -98,18 +133,23 @@ def _rotated(concept: int, angle: int, mirrored: bool) -> tuple[Image.Image, Ima
     return turned[0], turned[1], max(art.size)
 
 
-# 168 px scenes use 15,960 variants (28 concepts, 19 sizes, 15 angles, mirrored or not), about 8 kB each.
+# 168 px scenes of basic concepts in one style use 15,960 variants (28 concepts, 19 sizes, 15 angles, mirrored or not),
+# about 8 kB each.
 @lru_cache(maxsize=16384)
-def sprite(concept: int, size: int, angle: int, mirrored: bool) -> Sprite:
+def sprite(concept: int, size: int, angle: int, mirrored: bool, style: str = STYLES[0]) -> Sprite:
     """A variant ready to be blended.
 
     Args:
-        concept: index in `concepts()`.
+        concept: index of the concept.
         size: longer side before turning, px.
         angle: degrees, counter-clockwise, a multiple of `ANGLE_STEP_DEG`.
         mirrored: flipped left to right before turning.
+        style: name in `STYLES`, or path of a sheet of another style.
+
+    Raises:
+        OLMoInputError: the sheet is missing or of another layout.
     """
-    art, silhouette, longer = _rotated(concept, angle, mirrored)
+    art, silhouette, longer = _rotated(concept, angle, mirrored, style)
     shape = (max(1, round(art.width * size / longer)), max(1, round(art.height * size / longer)))
     rgba = np.asarray(art.resize(shape, Image.Resampling.BICUBIC, reducing_gap=2.0), dtype=np.uint16)
     mask = np.asarray(silhouette.resize(shape, Image.Resampling.BILINEAR)) >= 128

@@ -1,11 +1,14 @@
 """Backgrounds and clutter: what lies below the objects of a scene.
 
-Knows nothing of objects or questions. All colours are muted so that the art stands out, and clutter is translucent.
+Knows nothing of objects or questions. All drawn colours are muted so that the art stands out, and clutter is
+translucent. The photographs are in the public domain or under CC0, see NOTICE.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -20,9 +23,13 @@ class Background(StrEnum):
     stripes = "striped"
     checks = "checked"
     blobs = "spotted"
+    photo = "photographed"
 
 
-KINDS = tuple(Background)
+KINDS = tuple(kind for kind in Background if kind is not Background.photo)
+"""The drawn ones."""
+
+_PHOTOS = Path(__file__).parent / "assets" / "photos.jpg"
 
 
 def muted_colour(rng: np.random.Generator) -> np.ndarray:
@@ -63,6 +70,27 @@ def make_background(rng: np.random.Generator, side: int, kind: Background) -> np
         along = ramp[:, None] * np.float32(np.cos(angle)) - ramp[None, :] * np.float32(np.sin(angle))
         odd ^= np.floor(along / width).astype(np.int64) & 1
     return np.stack([first, second]).astype(np.uint8)[odd]
+
+
+@lru_cache(maxsize=1)
+def _photos() -> tuple[Image.Image, ...]:
+    """The photographs, square, RGB."""
+    with Image.open(_PHOTOS) as sheet:
+        side = sheet.height
+        return tuple(sheet.convert("RGB").crop((x, 0, x + side, side)) for x in range(0, sheet.width, side))
+
+
+def photo_background(rng: np.random.Generator, side: int) -> np.ndarray:
+    """A piece of a photograph, mirrored, turned, tinted and dimmed at random, uint8 [side, side, 3]."""
+    photo = _photos()[int(rng.integers(len(_photos())))]
+    piece = int(photo.width * rng.uniform(0.35, 1.0))
+    left, top = (int(v) for v in rng.integers(0, photo.width - piece + 1, 2))
+    small = photo.resize((side, side), Image.Resampling.BILINEAR, (left, top, left + piece, top + piece))
+    pixels = np.rot90(np.asarray(small), int(rng.integers(4)))
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    contrast, tint = rng.uniform(0.4, 1.0), muted_colour(rng)
+    return np.ascontiguousarray((pixels * contrast + tint * (1 - contrast)).astype(np.uint8))
 
 
 def _blobs(rng: np.random.Generator, side: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:

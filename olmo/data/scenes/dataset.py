@@ -13,7 +13,7 @@ import numpy as np
 
 from olmo.data.scenes.questions import Question, make_question, make_questions
 from olmo.data.scenes.scene import Scene, make_scene
-from olmo.data.scenes.scenes_config import ScenesConfig, Task
+from olmo.data.scenes.scenes_config import ScenesConfig
 from olmo.exceptions import OLMoInputError
 
 MAX_SIZE = 1_000_000_000
@@ -62,17 +62,14 @@ class ScenesDataset:
         """One training example.
 
         Returns:
-            `image` (PIL, RGB), `message_list` (one conversation of a user and an assistant turn for each question),
-            `styles` (one for each conversation) and `metadata` with `seed`, `scene` (the `Scene`) and `questions` (a
-            list of `Question`).
+            `image` (PIL, RGB), `message_list` (one conversation for each question), `styles` (one for each
+            conversation) and `metadata` with `seed`, `scene` (the `Scene`) and `questions` (a list of `Question`).
         """
         scene = self.scene(index)
         questions = make_questions(scene, question_rng(scene.seed), config=self.config)
         return {
             "image": scene.image,
-            "message_list": [
-                [{"role": "user", "content": q.prompt}, {"role": "assistant", "content": q.answer}] for q in questions
-            ],
+            "message_list": [q.messages() for q in questions],
             "styles": [q.style for q in questions],
             "metadata": {"seed": scene.seed, "scene": scene, "questions": questions},
         }
@@ -86,7 +83,7 @@ class ScenesDataset:
         items = []
         for seed in range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + n):
             scene, rng = make_scene(seed, self.config), question_rng(seed)
-            for task in Task:
+            for task in self.config.asked_tasks():
                 question = make_question(scene, rng, task, self.config.absent_share)
                 if question is not None:
                     items.append((seed, question))
@@ -98,5 +95,6 @@ def all_text_samples(n: int, config: ScenesConfig | None = None) -> Iterator[str
     config = config or ScenesConfig()
     for seed in range(n):
         for question in make_questions(make_scene(seed, config), question_rng(seed), config=config):
+            yield from (text for turn in question.history for text in turn)
             yield question.prompt
             yield question.answer

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from olmo.data.scenes.art import concepts, concepts_by_name
+from olmo.data.scenes.followups import Turn, follow_up
+from olmo.data.scenes.json_answers import json_answer
+from olmo.data.scenes.points_text import kind_points, point_text
 from olmo.data.scenes.scene import Scene
 from olmo.data.scenes.scenes_config import ScenesConfig, Task
 from olmo.data.scenes.wordings import WORDINGS
@@ -21,7 +24,6 @@ EXTREME_MARGIN = 0.08
 RELATION_MARGIN = 0.10
 # "left or above?" is clear when one offset is this many times the other.
 DOMINANCE = 2.0
-NONE_THERE = "There are none."
 STYLES = {
     Task.naming: "user_qa",
     Task.listing: "user_qa",
@@ -30,6 +32,9 @@ STYLES = {
     Task.position: "user_qa",
     Task.reading: "user_qa",
     Task.describing: "long_caption",
+    Task.pointing_several: "pointing",
+    Task.follow_up: "user_qa",
+    Task.json: "json",
 }
 
 
@@ -42,8 +47,9 @@ class Question:
         prompt: plain English, ASCII.
         answer: the reference answer, ASCII.
         concepts: names of the things asked about, if any.
-        expected: what scoring needs: `text`, `count`, `points` or `counts` according to the task.
+        expected: what scoring needs: `text`, `count`, `points`, `points_of`, `counts` or `json` according to the task.
         style: key for the prompt formatter.
+        history: (question, answer) turns before this one.
     """
 
     task: Task
@@ -52,6 +58,13 @@ class Question:
     concepts: tuple[str, ...]
     expected: dict[str, Any]
     style: str
+    history: tuple[Turn, ...] = ()
+
+    def messages(self, with_answer: bool = True) -> list[dict[str, str]]:
+        """The conversation as user and assistant turns, the answer last."""
+        turns = [("user", self.prompt), ("assistant", self.answer)][: 1 + with_answer]
+        before = [pair for q, a in self.history for pair in (("user", q), ("assistant", a))]
+        return [{"role": role, "content": content} for role, content in before + turns]
 
 
 def make_questions(
@@ -99,7 +112,8 @@ def make_question(scene: Scene, rng: np.random.Generator, task: Task, absent_sha
         return None
     wording, answer, fields, asked, expected = draft
     prompt = _pick(rng, WORDINGS[wording]).format(**fields)
-    return Question(task, prompt, answer, asked, expected, STYLES[task])
+    history = expected.pop("history", ())
+    return Question(task, prompt, answer, asked, expected, STYLES[task], history)
 
 
 # wording key, answer, fields of the wording, concepts asked about, expected
@@ -145,7 +159,7 @@ def _absent_or_present(scene: Scene, rng: np.random.Generator, absent_share: flo
     """Name of a thing to ask about; a present kind comes up as often as it has objects."""
     if rng.random() < absent_share:
         present = scene.counts()
-        return _pick(rng, [c.name for c in concepts() if c.name not in present])
+        return _pick(rng, [c.name for c in concepts(scene.concept_set) if c.name not in present])
     return _pick(rng, scene.objects).concept.name
 
 
@@ -158,11 +172,11 @@ def _counting(scene: Scene, rng: np.random.Generator, absent_share: float) -> _D
 def _pointing(scene: Scene, rng: np.random.Generator, absent_share: float) -> _Draft | None:
     if rng.random() < absent_share:
         present = scene.counts()
-        name = _pick(rng, [c.name for c in concepts() if c.name not in present])
+        name = _pick(rng, [c.name for c in concepts(scene.concept_set) if c.name not in present])
     else:
         name = _pick(rng, list(scene.counts()))
     concept = concepts_by_name()[name]
-    points = sorted((o.point for o in scene.of(name)), key=lambda p: p[0] * 10000 + p[1])
+    points = kind_points(scene, name)
     fields = {"thing": concept.name, "things": concept.plural}
     expected = {"count": len(points), "points": points}
     # Plural wordings go with any number, so that the grammar of the question does not give the number away.
@@ -170,15 +184,38 @@ def _pointing(scene: Scene, rng: np.random.Generator, absent_share: float) -> _D
     return wording, point_text(points, concept.name, concept.plural), fields, (name,), expected
 
 
-def point_text(points: list[tuple[float, float]], singular: str, plural: str) -> str:
-    """Molmo's text for sorted points in percent; "There are none." for no point."""
-    if not points:
-        return NONE_THERE
-    if len(points) == 1:
-        x, y = points[0]
-        return f'<point x="{x:.1f}" y="{y:.1f}" alt="{singular}">{singular}</point>'
-    numbers = " ".join(f'x{i}="{x:.1f}" y{i}="{y:.1f}"' for i, (x, y) in enumerate(points, start=1))
-    return f'<points {numbers} alt="{plural}">{plural}</points>'
+def _pointing_several(scene: Scene, rng: np.random.Generator, absent_share: float) -> _Draft | None:
+    names = list(scene.counts())
+    if len(names) < 2:
+        return None
+    asked = [names[i] for i in rng.permutation(len(names))[:2]]
+    first, second = (concepts_by_name()[name] for name in asked)
+    points = {name: kind_points(scene, name) for name in asked}
+    answer = " ".join(point_text(points[c.name], c.name, c.plural) for c in (first, second))
+    fields = {"first": first.plural, "second": second.plural}
+    return "pointing_several", answer, fields, tuple(asked), {"points_of": points}
+
+
+def _follow_up(scene: Scene, rng: np.random.Generator, absent_share: float) -> _Draft | None:
+    opening = _naming if rng.random() < 0.5 else _counting
+    draft = opening(scene, rng, 0.0)
+    if draft is None:
+        return None
+    wording, answer, fields, (name,), _ = draft
+    turns = [(_pick(rng, WORDINGS[wording]).format(**fields), answer)]
+    after_count, had = opening is _counting, frozenset[str]()
+    expected: dict[str, Any] = {}
+    for _ in range(1 + int(rng.integers(2))):
+        found = follow_up(scene, rng, name, after_count, had)
+        if found is None:
+            break
+        form, turn, name, expected = found
+        turns.append(turn)
+        had, after_count = had | {form}, form in ("count", "another")
+        if form == "others":
+            break
+    prompt, answer = turns.pop()
+    return "follow_up", answer, {"prompt": prompt}, (name,), {**expected, "history": tuple(turns)}
 
 
 def _position(scene: Scene, rng: np.random.Generator, absent_share: float) -> _Draft | None:
@@ -214,6 +251,11 @@ def _describing(scene: Scene, rng: np.random.Generator, absent_share: float) -> 
     return "describing", caption(scene), {}, tuple(counts), {"counts": counts}
 
 
+def _json(scene: Scene, rng: np.random.Generator, absent_share: float) -> _Draft | None:
+    wording, answer, value = json_answer(scene, rng)
+    return wording, answer, {}, tuple(scene.counts()), {"json": value}
+
+
 def caption(scene: Scene) -> str:
     """The caption that follows from the truth: kinds in alphabetical order, counts in digits, then the sign."""
     by_name = concepts_by_name()
@@ -231,4 +273,7 @@ _MAKERS: dict[Task, Callable[[Scene, np.random.Generator, float], _Draft | None]
     Task.position: _position,
     Task.reading: _reading,
     Task.describing: _describing,
+    Task.pointing_several: _pointing_several,
+    Task.follow_up: _follow_up,
+    Task.json: _json,
 }

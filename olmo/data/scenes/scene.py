@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from olmo.data.scenes.art import ANGLE_STEP_DEG, Concept, Sprite, concepts, sprite
-from olmo.data.scenes.backgrounds import KINDS, Background, draw_clutter, make_background
+from olmo.data.scenes.art import ANGLE_STEP_DEG, Concept, ConceptSet, Sprite, concepts, sprite
+from olmo.data.scenes.backgrounds import KINDS, Background, draw_clutter, make_background, photo_background
 from olmo.data.scenes.scenes_config import ScenesConfig
 from olmo.data.scenes.signs import WORDS, draw_sign, word_mask
 
@@ -38,6 +39,7 @@ class SceneObject:
         size: longer side before turning, px.
         angle: degrees, counter-clockwise, -35 to 35.
         mirrored: flipped left to right before turning.
+        style: style of its art.
     """
 
     concept: Concept
@@ -47,6 +49,7 @@ class SceneObject:
     size: int
     angle: int
     mirrored: bool
+    style: str
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Scene:
         word: the word on the sign, lower case, or None.
         word_box: box of the sign's plate in px, or None.
         point_step_percent: grid of the answered points.
+        concept_set: the concepts that could have been drawn.
     """
 
     seed: int
@@ -72,6 +76,7 @@ class Scene:
     word: str | None
     word_box: Box | None
     point_step_percent: float
+    concept_set: ConceptSet
 
     def of(self, name: str) -> list[SceneObject]:
         """Objects of the concept called `name`, in drawing order."""
@@ -88,8 +93,12 @@ def make_scene(seed: int, config: ScenesConfig | None = None) -> Scene:
     config = config or ScenesConfig()
     rng = np.random.default_rng([seed, SCENE_SALT])
     side = int(rng.choice(config.image_sizes)) if config.image_sizes else config.image_size
-    background = KINDS[int(rng.integers(len(KINDS)))]
-    canvas = make_background(rng, side, background)
+    background: Background = KINDS[int(rng.integers(len(KINDS)))]
+    if config.photo_share and rng.random() < config.photo_share:
+        background = Background.photo
+        canvas = photo_background(rng, side)
+    else:
+        canvas = make_background(rng, side, background)
     canvas = draw_clutter(rng, canvas, int(rng.integers(config.clutter + 1)))
 
     kinds = _draw_kinds(rng, config)
@@ -103,12 +112,15 @@ def make_scene(seed: int, config: ScenesConfig | None = None) -> Scene:
         draw_sign(rng, canvas, letters, word_box[0], word_box[1])
     object_map = np.zeros((side, side), dtype=np.uint8)
     gains = rng.uniform(0.85, 1.1, len(boxes))
-    for k, ((_, _, _, _, drawn), box) in enumerate(zip(sprites, boxes, strict=True), start=1):
-        _blend(canvas, object_map, drawn, box, k, gains[k - 1])
+    for k, (placed, box) in enumerate(zip(sprites, boxes, strict=True), start=1):
+        _blend(canvas, object_map, placed.drawn, box, k, gains[k - 1])
     objects = []
-    for k, ((concept, size, angle, mirrored, _), box) in enumerate(zip(sprites, boxes, strict=True), start=1):
+    for k, (placed, box) in enumerate(zip(sprites, boxes, strict=True), start=1):
         centre, point = _centre_and_point(object_map, k, box, config.point_step_percent)
-        objects.append(SceneObject(concepts()[concept], box, centre, point, size, angle, mirrored))
+        concept = concepts()[placed.concept]
+        objects.append(
+            SceneObject(concept, box, centre, point, placed.size, placed.angle, placed.mirrored, placed.style)
+        )
     return Scene(
         seed=seed,
         image=Image.fromarray(canvas),
@@ -118,6 +130,7 @@ def make_scene(seed: int, config: ScenesConfig | None = None) -> Scene:
         word=word if word_box is not None else None,
         word_box=word_box,
         point_step_percent=config.point_step_percent,
+        concept_set=config.concept_set,
     )
 
 
@@ -125,7 +138,8 @@ def _draw_kinds(rng: np.random.Generator, config: ScenesConfig) -> list[int]:
     """Concept index of every object."""
     shares = np.array(_KIND_SHARES[: config.max_kinds])
     n_kinds = 1 + int(rng.choice(len(shares), p=shares / shares.sum()))
-    chosen = rng.permutation(len(concepts()))[:n_kinds].tolist()
+    candidates = concepts(config.concept_set)
+    chosen = [candidates[i].index for i in rng.permutation(len(candidates))[:n_kinds]]
     kinds: list[int] = []
     for i, concept in enumerate(chosen):
         most = min(config.max_count, config.max_objects - len(kinds) - (n_kinds - 1 - i))
@@ -135,24 +149,35 @@ def _draw_kinds(rng: np.random.Generator, config: ScenesConfig) -> list[int]:
     return kinds
 
 
-_Drawn = tuple[int, int, int, bool, Sprite]
+class _Placed(NamedTuple):
+    """An object before it has a place: concept index, longer side in px, degrees, mirrored, style, its sprite."""
+
+    concept: int
+    size: int
+    angle: int
+    mirrored: bool
+    style: str
+    drawn: Sprite
 
 
 def _lay_out(
     rng: np.random.Generator, config: ScenesConfig, side: int, kinds: list[int], word_size: tuple[int, int]
-) -> tuple[list[_Drawn], list[Box], Box | None]:
+) -> tuple[list[_Placed], list[Box], Box | None]:
     """Choose sizes, turns and places; sizes shrink until everything fits."""
     n = len(kinds)
     top = max(config.min_object_share, min(config.max_object_share, 0.78 / math.sqrt(n + 1 + (word_size[0] > 0))))
     shares = rng.uniform(config.min_object_share, top, n)
     angles = (rng.integers(-_MAX_ANGLE_STEPS, _MAX_ANGLE_STEPS + 1, n) * ANGLE_STEP_DEG).tolist()
     mirrored = (rng.random(n) < 0.5).tolist()
+    # One style draws nothing, so that scenes of one style stay what they were before there were several.
+    styles = [config.art[i] for i in rng.integers(len(config.art), size=n)] if len(config.art) > 1 else config.art * n
     # Sizes on a grid of 1/84 of the side keep the cache of scaled sprites small.
     unit = max(1, side // 84)
     while True:
         sizes = [max(unit, round(s * side / unit) * unit) for s in shares]
-        sprites = [(c, s, a, m, sprite(c, s, a, m)) for c, s, a, m in zip(kinds, sizes, angles, mirrored, strict=True)]
-        shapes = [(d[4].mask.shape[1], d[4].mask.shape[0]) for d in sprites]
+        chosen = list(zip(kinds, sizes, angles, mirrored, styles, strict=True))
+        sprites = [_Placed(*choice, sprite(*choice)) for choice in chosen]
+        shapes = [(placed.drawn.mask.shape[1], placed.drawn.mask.shape[0]) for placed in sprites]
         word_box = None
         if word_size[0]:
             word_box = _place(rng, side, word_size, [])

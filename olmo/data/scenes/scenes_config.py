@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from olmo.config import BaseConfig, ConfigEnum
+from olmo.data.scenes.art import ConceptSet
 from olmo.exceptions import OLMoConfigurationError
 
 
@@ -18,6 +19,9 @@ class Task(ConfigEnum):
     position = "position"
     reading = "reading"
     describing = "describing"
+    json = "json"
+    pointing_several = "pointing_several"
+    follow_up = "follow_up"
 
 
 @dataclass(kw_only=True)
@@ -30,6 +34,15 @@ class ScenesConfig(BaseConfig):
     image_sizes: list[int] = field(default_factory=list)
     """Sides to draw from, px, one per scene; empty means always `image_size`."""
 
+    concept_set: ConceptSet = ConceptSet.basic
+    """Kinds of thing: `basic`, 28, or `wide`, 138."""
+
+    art: list[str] = field(default_factory=lambda: ["noto"])
+    """Styles of art, one drawn per object: `noto`, `fluent`, or the path of another sprite sheet."""
+
+    photo_share: float = 0.0
+    """Share of scenes on a photograph instead of a drawn background, 0 to 1."""
+
     min_object_share: float = 0.14
     """Smallest object, longer side as a share of the picture's side; 0.1 to 0.5. Where a crowded scene does not fit,
     sizes shrink, to 0.6 of this at the least."""
@@ -41,10 +54,10 @@ class ScenesConfig(BaseConfig):
     """Most kinds of thing in one scene, 1 to 4."""
 
     max_count: int = 6
-    """Most objects of one kind, 1 to 6."""
+    """Most objects of one kind, 1 to 10."""
 
     max_objects: int = 9
-    """Most objects in one scene, `max_count` to 12."""
+    """Most objects in one scene, `max_count` to 14."""
 
     clutter: int = 5
     """Most pieces of clutter (lines, dots, triangles) below the objects; 0 to 20."""
@@ -73,7 +86,8 @@ class ScenesConfig(BaseConfig):
         }
     )
     """How often each task is asked, relative weights; a task left out is never asked. Position and reading weigh more
-    than they are asked, because few scenes have a clear relation or a sign."""
+    than they are asked, because few scenes have a clear relation or a sign. Left out by default are `json` (counts, or
+    all about the scene, as one line of JSON), `pointing_several` and `follow_up`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,8 +96,9 @@ class ScenesConfig(BaseConfig):
             ("min_object_share", 0.1, 0.5),
             ("max_object_share", self.min_object_share, 0.5),
             ("max_kinds", 1, 4),
-            ("max_count", 1, 6),
-            ("max_objects", max(self.max_count, self.max_kinds), 12),
+            ("max_count", 1, 10),
+            ("max_objects", max(self.max_count, self.max_kinds), 14),
+            ("photo_share", 0, 1),
             ("clutter", 0, 20),
             ("word_share", 0, 1),
             ("absent_share", 0, 1),
@@ -93,6 +108,8 @@ class ScenesConfig(BaseConfig):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise OLMoConfigurationError(f"{value} is out of range; allowed: {low} to {high}", name)
+        if not self.art:
+            raise OLMoConfigurationError("must name at least one style", "art")
         if any(not 64 <= side <= 4096 for side in self.image_sizes):
             raise OLMoConfigurationError(f"{self.image_sizes}: each side must be 64 to 4096 px", "image_sizes")
         if abs(100 / self.point_step_percent - round(100 / self.point_step_percent)) > 1e-9:
@@ -109,3 +126,7 @@ class ScenesConfig(BaseConfig):
         self.task_weights = {Task.parse(k).value: v for k, v in self.task_weights.items()}
         if not any(v > 0 for v in self.task_weights.values()) or any(v < 0 for v in self.task_weights.values()):
             raise OLMoConfigurationError("weights must be 0 or more, and one of them above 0", "task_weights")
+
+    def asked_tasks(self) -> list[Task]:
+        """Tasks with a weight above 0, in the order of `Task`."""
+        return [task for task in Task if self.task_weights.get(task.value, 0) > 0]

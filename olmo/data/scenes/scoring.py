@@ -11,14 +11,17 @@ import string
 
 import numpy as np
 
-from olmo.data.scenes.art import concepts
-from olmo.data.scenes.questions import NONE_THERE, Question
+from olmo.data.scenes.art import concepts, concepts_by_name
+from olmo.data.scenes.json_answers import parsed
+from olmo.data.scenes.points_text import NONE_THERE
+from olmo.data.scenes.questions import Question
 from olmo.data.scenes.scene import Scene, percent_to_px
 from olmo.data.scenes.scenes_config import Task
 
 # A point this share of the side off the object's silhouette still counts.
 POINT_SLACK = 0.015
 _PAIR = re.compile(r"x(\d*)\s*=\s*[\"']?\s*(-?\d+(?:\.\d+)?)[\"']?\s*y\1\s*=\s*[\"']?\s*(-?\d+(?:\.\d+)?)")
+_TAG = re.compile(r"(<points?\s[^>]*>([^<]*)</points?>)")
 _COUNTED = re.compile(r"(\d+)\s+([a-z]+)")
 _ARTICLES = frozenset({"a", "an", "the"})
 
@@ -27,12 +30,19 @@ def score(question: Question, text: str, scene: Scene) -> bool:
     """True when `text` answers `question` about `scene`.
 
     Pointing: every point lies on a different object of the asked kind, none is missing and none is extra. Describing:
-    the set of (count, kind) is exact. Everything else: equal after lower-casing and dropping punctuation and articles.
+    the set of (count, kind) is exact. JSON: the same value. Everything else: equal after lower-casing and dropping
+    punctuation and articles.
     """
-    if question.task is Task.pointing:
-        return _score_points(question, text, scene)
+    if question.task is Task.pointing_several:
+        return _score_several(question, text, scene)
+    if question.task is Task.pointing or "points" in question.expected:
+        if not question.expected["count"]:
+            return normalise(text) == normalise(NONE_THERE)
+        return _score_points(read_points(text), question.concepts[0], question.expected["count"], scene)
     if question.task is Task.describing:
         return counts_in(text) == question.expected["counts"]
+    if question.task is Task.json:
+        return parsed(text) == question.expected["json"]
     return normalise(text) == normalise(question.answer)
 
 
@@ -59,14 +69,22 @@ def counts_in(text: str) -> dict[str, int] | None:
     return counts
 
 
-def _score_points(question: Question, text: str, scene: Scene) -> bool:
-    points = read_points(text)
-    if not question.expected["count"]:
-        return not points and normalise(text) == normalise(NONE_THERE)
-    if len(points) != question.expected["count"] or any(not 0 <= v <= 100 for p in points for v in p):
+def _score_points(points: list[tuple[float, float]], name: str, count: int, scene: Scene) -> bool:
+    wanted = {k for k, o in enumerate(scene.objects, start=1) if o.concept.name == name}
+    if len(points) != count or any(not 0 <= v <= 100 for p in points for v in p):
         return False
-    wanted = {k for k, o in enumerate(scene.objects, start=1) if o.concept.name == question.concepts[0]}
     return _all_matched([touched(scene, p) & wanted for p in points])
+
+
+def _score_several(question: Question, text: str, scene: Scene) -> bool:
+    """Each kind has a tag of its own, named after it, with its points."""
+    tags = {name.lower(): tag for tag, name in _TAG.findall(text)}
+    by_name = concepts_by_name()
+    for name in question.concepts:
+        tag = tags.get(by_name[name].plural) or tags.get(name)
+        if tag is None or not _score_points(read_points(tag), name, len(scene.of(name)), scene):
+            return False
+    return len(_TAG.findall(text)) == len(question.concepts)
 
 
 def touched(scene: Scene, point: tuple[float, float]) -> set[int]:
@@ -83,7 +101,7 @@ def touched(scene: Scene, point: tuple[float, float]) -> set[int]:
 
 
 def _all_matched(options: list[set[int]]) -> bool:
-    """True when each point can be given an object of its own (augmenting paths; at most 6 points)."""
+    """True when each point can be given an object of its own (augmenting paths; at most 10 points)."""
     owner: dict[int, int] = {}
 
     def give(point: int, seen: set[int]) -> bool:

@@ -61,6 +61,15 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Find the {thing}.",
         "Mark the {thing}.",
     ),
+    "pointing_several": (
+        "Point to the {first} and the {second}.",
+        "Point at the {first} and at the {second}.",
+        "Where are the {first} and the {second}?",
+        "Mark the {first} and the {second}.",
+        "Show me the {first} and the {second}.",
+        "Find the {first}, then the {second}.",
+    ),
+    "follow_up": ("{prompt}",),
     "position": (
         "Where is the {first} relative to the {second}?",
         "Where is the {first} compared with the {second}?",
@@ -94,5 +103,21 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Write a caption for this image.",
         "Tell me about the picture.",
         "Give a short description of the image.",
+    ),
+    "json_counts": (
+        "Count the things as JSON.",
+        "How many of each kind are there? Answer in JSON.",
+        "Give the count of each kind as a JSON object.",
+        "List the kinds and their counts in JSON.",
+        "Write the counts as JSON.",
+        "JSON with the number of each thing, please.",
+    ),
+    "json_scene": (
+        "Describe the picture as JSON.",
+        "Answer in JSON: things, background and sign.",
+        "Give a JSON object with things, background and sign.",
+        "Write what you see as JSON with the keys things, background and sign.",
+        "What is in the picture? Use JSON: things, background, sign.",
+        "Return the scene as JSON.",
     ),
 }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from olmo.data.scenes import Scene, ScenesConfig, concepts, make_scene
-from olmo.data.scenes.art import sprite
+from olmo.data.scenes.art import ConceptSet, sprite
 from olmo.data.scenes.scene import percent_to_px
 from olmo.exceptions import OLMoConfigurationError
 
@@ -94,13 +94,16 @@ def test_shares_of_kinds_and_words(scenes: list[Scene]) -> None:
 
 
 def test_every_concept_appears(scenes: list[Scene]) -> None:
-    assert {o.concept.name for s in scenes for o in s.objects} == {c.name for c in concepts()}
+    assert {o.concept.name for s in scenes for o in s.objects} == {c.name for c in concepts(ConceptSet.basic)}
 
 
 def test_concepts_are_named_once_in_ascii() -> None:
     names = [c.name for c in concepts()]
-    assert len(set(names)) == 28 and names == sorted(names)
-    assert [c.index for c in concepts()] == list(range(28))
+    assert len(set(names)) == len(concepts()) == 138 and names == sorted(names)
+    assert [c.index for c in concepts()] == list(range(138))
+    assert len({c.plural for c in concepts()} | set(names)) == sum(1 + (c.name != c.plural) for c in concepts())
+    basic = concepts(ConceptSet.basic)
+    assert len(basic) == 28 and all(c.is_basic for c in basic) and set(basic) <= set(concepts())
     assert all((c.name + c.plural).isascii() and c.name.isalpha() and c.name.islower() for c in concepts())
 
 
