@@ -1,0 +1,77 @@
+"""A folder of pictures, each with a text beside it: `cat.jpg` with a caption in `cat.txt` or a row in `cat.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from olmo.data.pictures import PICTURE_SUFFIXES
+from olmo.data.row_source import RowSource
+from olmo.data.written_rows import read_row, written_example
+from olmo.exceptions import OLMoInputError
+
+CAPTION_STYLE = "long_caption"
+
+
+class FolderSource(RowSource):
+    """Pictures of a folder and its subfolders, in the order of their paths.
+
+    Pictures without a text beside them are left out; `n_without_text` counts them.
+
+    Args:
+        path: the folder.
+        name: what metrics call it; by default the folder's name.
+        style: style of captions (by default `long_caption`) and of .json rows that name none.
+
+    Raises:
+        OLMoInputError: no such folder, no pictures, no texts, or two texts beside one picture.
+    """
+
+    def __init__(self, path: str | Path, name: str | None = None, style: str | None = None) -> None:
+        self.path = Path(path).absolute()
+        self.name, self.style = name or self.path.name, style
+        if not self.path.is_dir():
+            what = "is a file" if self.path.exists() else "does not exist"
+            raise OLMoInputError(f"folder {self.path} {what}; check the path")
+        pictures = sorted(p for p in self.path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+        if not pictures:
+            raise OLMoInputError(f"folder {self.path} holds no pictures; looked for {', '.join(PICTURE_SUFFIXES)}")
+        pairs = [(picture, _text_beside(picture)) for picture in pictures]
+        self._pairs = [(picture, text) for picture, text in pairs if text is not None]
+        self.n_without_text = len(pairs) - len(self._pairs)
+        if not self._pairs:
+            raise OLMoInputError(
+                f"none of the {len(pairs)} pictures in {self.path} has a text beside it; put a caption into "
+                f'{pictures[0].with_suffix(".txt").name}, or a row such as {{"question": ..., "answer": ...}} into '
+                f"{pictures[0].with_suffix('.json').name}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def place(self, row: int) -> str:
+        """The file with the row's text."""
+        return str(self._pairs[row][1])
+
+    def _example(self, row: int, epoch: int) -> dict[str, Any]:
+        picture, text = self._pairs[row]
+        content = text.read_bytes()
+        if text.suffix.lower() == ".txt":
+            try:
+                caption = content.decode("utf-8-sig").strip()
+            except UnicodeDecodeError:
+                raise OLMoInputError("the caption is not UTF-8; save it as UTF-8") from None
+            if not caption:
+                raise OLMoInputError("the caption is empty; write one, or delete the file to leave the picture out")
+            return {"image": str(picture), "text": caption, "style": self.style or CAPTION_STYLE}
+        example = written_example(read_row(content), text.parent, None, self.style)
+        if "image" not in example and "images" not in example:
+            example["image"] = str(picture)
+        return example
+
+
+def _text_beside(picture: Path) -> Path | None:
+    found = [file for suffix in (".txt", ".json") if (file := picture.with_suffix(suffix)).is_file()]
+    if len(found) > 1:
+        raise OLMoInputError(f"{picture} has both a .txt and a .json beside it; keep one")
+    return found[0] if found else None
