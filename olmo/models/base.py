@@ -6,8 +6,6 @@ variant overrides `encode_images` or `transform`; nobody copies a `forward`.
 
 from __future__ import annotations
 
-import functools
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,9 +20,9 @@ from olmo.models.llm_inputs import LlmInputs, visible_keys
 from olmo.models.logits import logits_and_loss
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.outputs import OLMoGenerateOutput, OLMoOutput, PastKeyValues
-from olmo.models.picture_inputs import PictureInputs, fuse, image_groups, picture_inputs
-from olmo.models.text_inputs import Past, TextInputs, refuse_unknown_arguments, text_inputs
-from olmo.models.wrap_policy import WrapPolicy, wrap_policy
+from olmo.models.picture_inputs import PictureInputs, fuse, image_groups, picture_inputs, warn_of_missing_masks
+from olmo.models.text_inputs import Past, TextInputs, refuse_unknown_arguments, row_lengths, text_inputs
+from olmo.models.wrap_policy import WrapPolicy, parameters_by_part, wrap_policy
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import Llm, LlmOutput
 from olmo.nn.loss import IGNORE
@@ -44,6 +42,8 @@ class ModelBase(nn.Module):
     """
 
     config_class: ClassVar[type[MolmoConfig]] = MolmoConfig
+    crop_arguments: ClassVar[tuple[str, ...]] = ()
+    """Further tensors `[B, N, ...]` beside `images` that `forward` and `generate` take."""
 
     def __init__(self, config: MolmoConfig, *, seed: int = 0) -> None:
         super().__init__()
@@ -53,6 +53,7 @@ class ModelBase(nn.Module):
         with torch.device("meta"):  # parts then draw nothing of their own: one draw below, from one generator
             self.llm = Llm(config.llm)
             self.vision_backbone = None if vision is None else MolmoVisionBackbone(vision, config.llm)
+            self.build_further_parts()
         if device.type != "meta":
             self.to_empty(device=device)
             self.reset_parameters(torch.Generator().manual_seed(seed))
@@ -99,7 +100,8 @@ class ModelBase(nn.Module):
             logits_at: `"all"` positions, the `"last"` real one of each row (`[B, 1, V]`), or `"labels"`: only where a
                 loss is taken (`[n, V]`), which saves most of the memory in training.
             z_loss: coefficient of the softmax z-loss.
-            **kwargs: `metadata` is passed over, so that a collated batch can be handed in whole; nothing else is taken.
+            **kwargs: what `crop_arguments` names. `metadata` is passed over, so that a collated batch can be handed in
+                whole; nothing else is taken.
 
         Returns:
             OLMoOutput with logits and, given labels, the loss.
@@ -107,15 +109,16 @@ class ModelBase(nn.Module):
         Raises:
             OLMoInputError: a shape, range or combination that cannot be meant, or an unknown argument.
         """
-        refuse_unknown_arguments("forward", kwargs, _FURTHER_ARGUMENTS)
+        refuse_unknown_arguments("forward", kwargs, {*_FURTHER_ARGUMENTS, *self.crop_arguments})
         if past_key_values is not None and images is not None:
             raise OLMoInputError("images cannot be passed together with past_key_values; they belong to the first call")
         text = text_inputs(
             input_ids, self.config.llm, attention_mask=attention_mask, position_ids=position_ids,
             subsegment_ids=subsegment_ids, labels=labels, loss_masks=loss_masks, past=past_key_values,
-            device=self.device,
+            device=self.device, max_length=self.max_input_length,
         )  # fmt: skip
-        inputs = self.llm_inputs(text, images, image_masks, image_input_idx)
+        crops = {name: kwargs[name] for name in self.crop_arguments if name in kwargs}
+        inputs = self.llm_inputs(text, images, image_masks, image_input_idx, **crops)
         if use_cache is None:
             is_learning = self.training or torch.is_grad_enabled() or labels is not None
             use_cache = past_key_values is not None or not is_learning
@@ -139,14 +142,19 @@ class ModelBase(nn.Module):
         images: torch.Tensor | None = None,
         image_masks: torch.Tensor | None = None,
         image_input_idx: torch.Tensor | None = None,
+        **crops: torch.Tensor | None,
     ) -> LlmInputs:
         """Embed, fuse the pictures in, apply the transforms."""
-        embeds = self.llm.embed(text.input_ids)
+        pictures = features = None
         if images is not None:
             if image_masks is None and self.config.mm_preprocessor.legacy_image_mask:
-                _warn_of_missing_masks()
-            pictures = picture_inputs(text.input_ids, images, image_masks, image_input_idx, self.config)
-            embeds = fuse(embeds, self.encode_images(pictures), pictures)
+                warn_of_missing_masks()
+            pictures = self.read_pictures(text.input_ids, images, image_masks, image_input_idx, **crops)
+            features = self.encode_images(pictures)
+            text, pictures, features = self.choose_pictures(text, pictures, features)
+        embeds = self.llm.embed(text.input_ids)
+        if pictures is not None and features is not None:
+            embeds = fuse(embeds, features, pictures)
         groups = None
         if self.config.bi_directional_attn is not None and self.config.vision_backbone is not None:
             groups = image_groups(text.input_ids, self.config.image_token_ids)
@@ -161,12 +169,30 @@ class ModelBase(nn.Module):
         )
         return self.transform(inputs)
 
+    def read_pictures(
+        self,
+        input_ids: torch.Tensor,
+        images: torch.Tensor,
+        image_masks: torch.Tensor | None,
+        image_input_idx: torch.Tensor | None,
+        **crops: torch.Tensor | None,
+    ) -> PictureInputs:
+        """Check the pictures of a call and bring them to their one form. A variant may take further `crops`."""
+        assert not crops, "only what crop_arguments names is let in"
+        return picture_inputs(input_ids, images, image_masks, image_input_idx, self.config)
+
     def encode_images(self, pictures: PictureInputs) -> torch.Tensor:
         """Picture features `[M, tokens, D]` of the crops. A variant may override this."""
         assert self.vision_backbone is not None, "pictures are refused at the door of a model without one"
         # The type of a parameter that is neither sharded on its own nor ever quantised.
         images = pictures.images.to(self.vision_backbone.image_vit.positional_embedding.dtype)
         return self.vision_backbone(images, pictures.image_masks)
+
+    def choose_pictures(
+        self, text: TextInputs, pictures: PictureInputs, features: torch.Tensor
+    ) -> tuple[TextInputs, PictureInputs, torch.Tensor]:
+        """Leave out encoded pictures together with their tokens; Molmo keeps all. A variant may override this."""
+        return text, pictures, features
 
     def transform(self, inputs: LlmInputs) -> LlmInputs:
         """Changes between fusing and the language model; Molmo has none. A variant may override this."""
@@ -176,13 +202,15 @@ class ModelBase(nn.Module):
         """The language model over fused inputs, with the attention mask of the configured mode."""
         past_length = 0 if cache is None else cache.length
         mode = None if past_length else self.config.bi_directional_attn
+        in_blocks = cache is None and not outputs.get("output_attentions")
+        in_blocks = in_blocks and self.llm.takes_blocks(has_segments=inputs.segment_ids is not None)
         response = None
         if self.training and inputs.labels is not None:
             response = inputs.labels != IGNORE if inputs.loss_weights is None else inputs.loss_weights > 0
         return self.llm(
             inputs.embeds,
             position_ids=inputs.position_ids,
-            attention_mask=visible_keys(inputs, mode, past_length),
+            attention_mask=visible_keys(inputs, mode, past_length, in_blocks),
             cache=cache,
             response_mask=response,
             **outputs,
@@ -217,8 +245,8 @@ class ModelBase(nn.Module):
 
         Args:
             input_ids: `[B, L]` prompts, padded with -1 on either side, or `[L]`.
-            images: as in `forward`; so are `image_masks`, `image_input_idx`, `attention_mask`, `position_ids` and
-                `subsegment_ids` among the kwargs. What else a preprocessor returns is passed over.
+            images: as in `forward`; so are `image_masks`, `image_input_idx`, `attention_mask`, `position_ids`,
+                `subsegment_ids` and what `crop_arguments` names among the kwargs. What else a preprocessor returns is passed over.
             max_new_tokens: most tokens to generate; the context length caps it.
             min_new_tokens: end tokens are forbidden before this many.
             do_sample: draw tokens instead of taking the best one.
@@ -255,6 +283,9 @@ class ModelBase(nn.Module):
         return stream(self, input_ids, images=images, **kwargs)
 
     # -- weights ---------------------------------------------------------------------------------------------------
+
+    def build_further_parts(self) -> None:
+        """Make what a variant has besides language model and vision backbone, without memory."""
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Random initialisation, reproducible by the generator."""
@@ -351,22 +382,23 @@ class ModelBase(nn.Module):
             self._tokenizer = self.config.build_tokenizer()
         return self._tokenizer
 
+    @property
+    def max_input_length(self) -> int:
+        """Most tokens of a call. A variant that leaves some of them out may take more than its context."""
+        return self.config.llm.max_sequence_length
+
+    def lengths_after_choice(self, text: TextInputs) -> torch.Tensor:
+        """`[B]` int64: at most so many positions of each row reach the language model."""
+        return row_lengths(text)
+
     def num_params(self, include_inactive: bool = True) -> int:
         """Number of parameters; without inactive ones, only the experts that one token uses are counted."""
-        vision = 0 if self.vision_backbone is None else sum(p.numel() for p in self.vision_backbone.parameters())
-        return vision + self.llm.num_params(include_inactive)
+        others = sum(p.numel() for name, p in self.named_parameters() if not name.startswith("llm."))
+        return others + self.llm.num_params(include_inactive)
 
     def components(self) -> dict[str, dict[str, nn.Parameter]]:
-        """Parameters by the part they belong to: `connector` (with the extra-vocabulary table), `vit`, `llm`."""
-        parts: dict[str, dict[str, nn.Parameter]] = {"connector": {}, "vit": {}, "llm": {}}
-        for name, parameter in self.named_parameters():
-            if name.startswith("vision_backbone.image_vit."):
-                parts["vit"][name] = parameter
-            elif name.startswith("vision_backbone.") or name == "llm.wte.new_embedding":
-                parts["connector"][name] = parameter
-            else:
-                parts["llm"][name] = parameter
-        return parts
+        """Parameters by the part they belong to: `connector` (with all that is new), `vit`, `llm`."""
+        return parameters_by_part(self.named_parameters())
 
     def get_fsdp_wrap_policy(self, strategy: str | None = "by_block_and_size") -> WrapPolicy | None:
         """The `auto_wrap_policy` for `FullyShardedDataParallel`.
@@ -381,13 +413,3 @@ class ModelBase(nn.Module):
             blocks += list(self.vision_backbone.image_vit.blocks)
             large.append(self.vision_backbone.connector)
         return wrap_policy(strategy, blocks, large)
-
-
-@functools.cache
-def _warn_of_missing_masks() -> None:
-    """Once in a process: the words stay true, and a loop over pictures should not repeat them."""
-    warnings.warn(
-        "image_masks was not given: with weights of the first release results differ a little from the released ones; "
-        "call model(**inputs) with everything the preprocessor returns",
-        stacklevel=6,
-    )

@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask
 
 from olmo.config import ConfigEnum
 from olmo.nn.attention_mask import build_attention_mask
+from olmo.nn.flex_mask import build_block_mask
 
 
 class BiDirectionalAttention(ConfigEnum):
@@ -36,7 +38,7 @@ class LlmInputs:
     """`[B, L]` bool, False on padding; None when nothing is padded."""
 
     segment_ids: torch.Tensor | None = None
-    """`[B, L]` int64 message-tree segments: a token sees keys of an equal or higher segment."""
+    """`[B, L]` int64 segments of message trees and packed rows; see `olmo.nn.segments`."""
 
     labels: torch.Tensor | None = None
     """`[B, L]` int64 targets aligned with the tokens, -100 where there is none."""
@@ -56,16 +58,19 @@ class LlmInputs:
         return (torch.arange(length, device=valid.device) * valid).argmax(dim=1)
 
 
-def visible_keys(inputs: LlmInputs, mode: BiDirectionalAttention | None, past_length: int = 0) -> torch.Tensor | None:
+def visible_keys(
+    inputs: LlmInputs, mode: BiDirectionalAttention | None, past_length: int = 0, in_blocks: bool = False
+) -> torch.Tensor | BlockMask | None:
     """The attention mask of a batch.
 
     Args:
         inputs: the batch; `attention_mask` covers the cached tokens too when there are any.
         mode: bidirectional mode, None for causal everywhere.
         past_length: tokens already in the cache.
+        in_blocks: make a block mask for FlexAttention; only without a cache.
 
     Returns:
-        bool `[B, 1, L, S]`, True where a row may look, or None for plain causal attention.
+        bool `[B, 1, L, S]`, True where a row may look, or the same in blocks, or None for plain causal attention.
     """
     length = inputs.embeds.shape[1]
     valid, groups, rows, keys = inputs.attention_mask, None, None, None
@@ -78,16 +83,17 @@ def visible_keys(inputs: LlmInputs, mode: BiDirectionalAttention | None, past_le
     is_plain = past_length == 0 and groups is None and inputs.segment_ids is None
     if is_plain and valid is not None and not bool((valid[:, 1:] & ~valid[:, :-1]).any()):
         valid = None  # padding on the right alone: causality hides it from every real token
-    return build_attention_mask(
-        length,
-        past_length=past_length,
-        key_is_valid=valid,
-        segment_ids=inputs.segment_ids,
-        group_ids=groups,
-        free_rows=rows,
-        free_keys=keys,
-        device=inputs.embeds.device,
-    )
+    facts = {
+        "key_is_valid": valid,
+        "segment_ids": inputs.segment_ids,
+        "group_ids": groups,
+        "free_rows": rows,
+        "free_keys": keys,
+    }
+    if in_blocks:
+        assert past_length == 0, "block masks are made for passes without a cache"
+        return build_block_mask(length, **facts)
+    return build_attention_mask(length, past_length=past_length, **facts)
 
 
 def _image_to_question(inputs: LlmInputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
+from olmo.nn.flex_mask import attend_in_blocks
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.linear import linear
 from olmo.nn.llm_config import LlmConfig
@@ -27,7 +29,8 @@ class AttentionContext:
         cos: Rotary cosines, float32 `[B, L, 1, Dh]`.
         sin: Rotary signed sines, float32 `[B, L, 1, Dh]`.
         bias: Term added to the scores `[B, 1, L, S]` in the dtype of the queries, or None.
-        is_causal: Query and key lengths are equal and nothing but causality holds; `bias` is None then.
+        blocks: The mask in blocks, in place of `bias`; or None.
+        is_causal: Query and key lengths are equal and nothing but causality holds; `bias` and `blocks` are None then.
         cache: Past keys and values, or None.
         output_attentions: Return the weights; takes the slow path that makes them, which wants causality in `bias`.
     """
@@ -35,6 +38,7 @@ class AttentionContext:
     cos: Tensor
     sin: Tensor
     bias: Tensor | None = None
+    blocks: BlockMask | None = None
     is_causal: bool = False
     cache: KVCache | None = None
     output_attentions: bool = False
@@ -106,6 +110,9 @@ class Attention(nn.Module):
         """Fused attention; heads joined, `[B, L, H Dh]`."""
         batch, n_heads, length, head_dim = q.shape
         dropout = self.dropout if self.training else 0.0
+        if context.blocks is not None:
+            heads = attend_in_blocks(q, k, v, context.blocks)
+            return heads.transpose(1, 2).reshape(batch, length, self.q_width)
         grouped = n_heads != self.n_kv_heads
         if length == 1 and grouped:
             # One query token: the heads that share a key head stand in for query positions, and nothing is repeated.

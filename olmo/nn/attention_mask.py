@@ -1,12 +1,52 @@
-"""Which token may see which: causality, padding, segments of a message tree, and pictures that see themselves.
+"""Which token may see which: causality, padding, segments of packed rows and message trees, pictures that look ahead.
 
-Plain causal attention needs no mask here: None stands for it, and the attention kernel takes its own fast path.
+`may_look` writes the rule down once. `build_attention_mask` evaluates it for all pairs, `olmo.nn.flex_mask` for blocks
+of them. Plain causal attention needs no mask here: None stands for it, and the kernel takes its own fast path.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from olmo.nn.segments import example_of
+
+Pair = tuple[Tensor, Tensor]
+"""The same fact about a query and about a key; the two shapes broadcast."""
+
+
+def may_look(
+    place: Tensor,
+    key: Tensor,
+    *,
+    is_valid: Tensor | None = None,
+    segments: Pair | None = None,
+    groups: Pair | None = None,
+    free: Pair | None = None,
+) -> Tensor:
+    """Whether a query may look at a key; all arguments broadcast, and the result is boolean.
+
+    Args:
+        place: position of the query within its row.
+        key: position of the key.
+        is_valid: whether the key is no padding.
+        segments: segment of each; see `olmo.nn.segments`.
+        groups: group of each, 0 for none.
+        free: whether the query may look ahead, and whether the key lets it.
+    """
+    may = key <= place
+    if groups is not None:
+        may = may | ((groups[0] == groups[1]) & (groups[0] > 0))
+    if free is not None:
+        may = may | (free[0] & free[1])
+    if is_valid is not None:
+        may = may & is_valid
+    if segments is not None:
+        may = may & (segments[0] <= segments[1])
+        if groups is not None or free is not None:
+            # Who cannot look ahead is kept from other examples by the order of segments alone.
+            may = may & (example_of(segments[0]) == example_of(segments[1]))
+    return may | (key == place)
 
 
 def build_attention_mask(
@@ -18,13 +58,12 @@ def build_attention_mask(
     group_ids: Tensor | None = None,
     free_rows: Tensor | None = None,
     free_keys: Tensor | None = None,
-    device: torch.device | str | None = None,
 ) -> Tensor | None:
     """Combine the rules into one boolean mask, True where a query may look.
 
     A query sees a key that is not later than itself, or shares its group, or is opened to it by `free_rows` and
-    `free_keys`; of those, only valid ones, and with segments only those with `segment[query] <= segment[key]`. Every
-    query sees itself, so that no row is empty and the softmax stays finite on padding.
+    `free_keys`; of those, only valid ones, and with segments only those of its own example with `segment[query] <=
+    segment[key]`. Every query sees itself, so that no row is empty and the softmax stays finite on padding.
 
     Rows padded on the right need no `key_is_valid` before the first decoded token: causality already hides the padding
     from the real tokens. Leaving it out keeps the fast path.
@@ -33,31 +72,34 @@ def build_attention_mask(
         query_length: New tokens L; they are the last L of the S = past_length + L tokens.
         past_length: Tokens before them, for example in the cache.
         key_is_valid: Boolean `[B, S]`, False on padding.
-        segment_ids: Integers `[B, S]`. Branches of a message tree have one id each, their shared prefix a larger one.
+        segment_ids: Integers `[B, S]`; see `olmo.nn.segments`.
         group_ids: Integers `[B, S]`; tokens with the same id above 0 see each other in both directions.
         free_rows: Boolean `[B, L]`, queries that may look ahead at the free keys. Goes with `free_keys`.
         free_keys: Boolean `[B, S]`, keys that the free rows see.
-        device: Where to make the mask; None takes that of the given tensors.
 
     Returns:
         Boolean `[B, 1, L, S]`, or None when plain causality is all there is.
     """
     assert (free_rows is None) == (free_keys is None), "free_rows and free_keys go together"
-    given = [t for t in (key_is_valid, segment_ids, group_ids, free_keys) if t is not None]
+    given = [fact for fact in (key_is_valid, segment_ids, group_ids, free_keys) if fact is not None]
     if not given:
         return None
-    mask = causal_mask(query_length, past_length, device if device is not None else given[0].device)  # [1, L, S]
-    itself = torch.diagonal_scatter(torch.zeros_like(mask), mask.new_ones(1, query_length), past_length, 1, 2)
-    if group_ids is not None:
-        rows = group_ids[:, past_length:, None]  # [B, L, 1]
-        mask = mask | ((rows == group_ids[:, None, :]) & (rows > 0))
-    if free_rows is not None and free_keys is not None:
-        mask = mask | (free_rows[:, :, None] & free_keys[:, None, :])
-    if key_is_valid is not None:
-        mask = mask & key_is_valid[:, None, :]
-    if segment_ids is not None:
-        mask = mask & (segment_ids[:, past_length:, None] <= segment_ids[:, None, :])
-    return (mask | itself).unsqueeze(1)  # [B, 1, L, S]
+
+    def pair(of_queries: Tensor | None, of_keys: Tensor | None) -> Pair | None:
+        """`[B, 1, L, 1]` and `[B, 1, 1, S]`."""
+        if of_queries is None or of_keys is None:
+            return None
+        return of_queries[:, None, -query_length:, None], of_keys[:, None, None, :]
+
+    keys = torch.arange(past_length + query_length, device=given[0].device)
+    return may_look(  # [B, 1, L, S]
+        keys[past_length:, None],
+        keys,
+        is_valid=None if key_is_valid is None else key_is_valid[:, None, None, :],
+        segments=pair(segment_ids, segment_ids),
+        groups=pair(group_ids, group_ids),
+        free=pair(free_rows, free_keys),
+    )
 
 
 def causal_mask(query_length: int, past_length: int, device: torch.device | str | None = None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from olmo.nn.image_pooling import AttentionPooling, build_pooling, cut_windows
+from olmo.nn.image_pooling import AttentionPooling, build_pooling, cut_windows, window_members
 from olmo.nn.image_projector import build_projector
 from olmo.nn.image_vit import square_grid
 from olmo.nn.vision_config import ImagePaddingEmbed, MolmoVisionBackboneConfig
@@ -48,13 +48,21 @@ class Connector(nn.Module):
             self.image_pooling_2d.reset_parameters(generator)
         self.image_projector.reset_parameters(generator)
 
-    def forward(self, features: Tensor, patch_mask: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        patch_mask: Tensor,
+        grid: tuple[int, int] | None = None,
+        window: tuple[int, int] | None = None,
+    ) -> Tensor:
         """Mark padding, pool and project.
 
         Args:
             features: `[M, P, C]`, row-major over the grid.
             patch_mask: `[M, P]`, share of real pixels in each patch, 0 to 1, or -1 for filler.
             grid: rows and columns of patches; None means a square.
+            window: height and width of other windows than those of the configuration, in patches. A grid that they do
+                not divide is then padded on all sides, and nothing attends to the padding.
 
         Returns:
             `[M, tokens, D]`, row-major over the pooled grid.
@@ -62,8 +70,12 @@ class Connector(nn.Module):
         features = self.mark_padding(features, patch_mask)
         if self.dropout:
             features = F.dropout(features, self.dropout, self.training)
-        windows = cut_windows(features, grid or square_grid(features.shape[1]), self.window)
-        return self.image_projector(self.image_pooling_2d(windows))
+        grid = grid or square_grid(features.shape[1])
+        if window is None:
+            return self.image_projector(self.image_pooling_2d(cut_windows(features, grid, self.window)))
+        windows = cut_windows(features, grid, window, is_centred=True)
+        members = window_members(grid, window, features.device)
+        return self.image_projector(self.image_pooling_2d(windows, members))
 
     def mark_padding(self, features: Tensor, patch_mask: Tensor) -> Tensor:
         """Add the learned padding marks.

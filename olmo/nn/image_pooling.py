@@ -17,16 +17,19 @@ from olmo.nn.linear import linear
 from olmo.nn.vision_config import ImagePooling, MolmoVisionBackboneConfig
 
 
-def cut_windows(features: Tensor, grid: tuple[int, int], window: tuple[int, int]) -> Tensor:
+def cut_windows(
+    features: Tensor, grid: tuple[int, int], window: tuple[int, int], is_centred: bool = False
+) -> Tensor:
     """Group the patches of a grid into windows.
 
-    A grid that the window does not divide gets rows and columns of zeros at the bottom and at the right. The released
-    models count these zeros as members of their window, and so do all poolings here.
+    A grid that the window does not divide gets rows and columns of zeros. The released models count these zeros as
+    members of their window, and so do all poolings here that are not told otherwise; see `window_members`.
 
     Args:
         features: `[M, P, C]`, row-major over `grid`.
         grid: rows and columns of patches.
         window: height and width of a window, in patches.
+        is_centred: share the zeros out to both sides, instead of putting them at the bottom and at the right.
 
     Returns:
         `[M, windows, window height * window width, C]`, windows and members row-major.
@@ -34,13 +37,26 @@ def cut_windows(features: Tensor, grid: tuple[int, int], window: tuple[int, int]
     (rows, columns), (height, width) = grid, window
     n, _, channels = features.shape
     x = features.reshape(n, rows, columns, channels)
-    below, right = -rows % height, -columns % width
-    if below or right:
-        x = F.pad(x, (0, 0, 0, right, 0, below))
-        rows, columns = rows + below, columns + right
+    added_rows, added_columns = -rows % height, -columns % width
+    if added_rows or added_columns:
+        above, left = (added_rows // 2, added_columns // 2) if is_centred else (0, 0)
+        x = F.pad(x, (0, 0, left, added_columns - left, above, added_rows - above))
+        rows, columns = rows + added_rows, columns + added_columns
     x = x.view(n, rows // height, height, columns // width, width, channels)
     x = x.transpose(2, 3)  # [M, window rows, window columns, height, width, C]
     return x.reshape(n, x.shape[1] * x.shape[2], height * width, channels)
+
+
+def window_members(grid: tuple[int, int], window: tuple[int, int], device: torch.device | None = None) -> Tensor | None:
+    """Which members of the centred windows are patches of the grid, and not zeros put around it.
+
+    Returns:
+        bool `[windows, members]`, or None where the windows divide the grid.
+    """
+    if grid[0] % window[0] == 0 and grid[1] % window[1] == 0:
+        return None
+    ones = torch.ones(1, grid[0] * grid[1], 1, device=device)
+    return cut_windows(ones, grid, window, is_centred=True)[0, :, :, 0] > 0
 
 
 class StackPooling(nn.Module):
@@ -50,21 +66,22 @@ class StackPooling(nn.Module):
         super().__init__()
         self.output_dim = input_dim * n_members
 
-    def forward(self, windows: Tensor) -> Tensor:
-        """Map `[M, windows, members, C]` to `[M, windows, members * C]`."""
+    def forward(self, windows: Tensor, members: Tensor | None = None) -> Tensor:
+        """Map `[M, windows, members, C]` to `[M, windows, members * C]`; zeros that are no `members` stay zeros."""
+        del members
         return windows.flatten(2)
 
 
 class MeanPooling(nn.Module):
-    """The mean of a window, padding zeros included."""
+    """The mean of a window, padding zeros included unless `members` leaves them out."""
 
     def __init__(self, input_dim: int) -> None:
         super().__init__()
         self.output_dim = input_dim
 
-    def forward(self, windows: Tensor) -> Tensor:
-        """Map `[M, windows, members, C]` to `[M, windows, C]`."""
-        return windows.mean(dim=2)
+    def forward(self, windows: Tensor, members: Tensor | None = None) -> Tensor:
+        """Map `[M, windows, members, C]` to `[M, windows, C]`; see `window_members` for `members`."""
+        return _mean(windows, members)
 
 
 class AttentionPooling(nn.Module):
@@ -86,20 +103,26 @@ class AttentionPooling(nn.Module):
         self.wv = linear(input_dim, output_dim, bias=True)
         self.wo = linear(output_dim, output_dim, bias=True)
 
-    def forward(self, windows: Tensor) -> Tensor:
+    def forward(self, windows: Tensor, members: Tensor | None = None) -> Tensor:
         """Pool.
 
         Args:
             windows: `[M, windows, members, C]`.
+            members: bool `[windows, members]`, False on zeros that nothing may attend to; None: all are attended to.
 
         Returns:
             `[M, windows, D]`.
         """
-        first = windows.mean(dim=2, keepdim=True) if self.has_mean_query else windows[:, :, :1]
+        if self.has_mean_query:
+            first = _mean(windows, members).unsqueeze(2)
+        else:
+            first = windows[:, :, :1] if members is None else _first(windows, members)
         query, key, value = self.wq(first), self.wk(windows), self.wv(windows)  # [M, windows, 1 or members, D]
         # Windows hold a handful of members, where products and sums beat the fused attention (a quarter less time for
         # a training step of this module on two CPU cores). Scores and sums are float32.
         scores = self._heads(query.float() * key.float()).sum(-1) * self.head_dim**-0.5  # [M, windows, members, H]
+        if members is not None:
+            scores = scores.masked_fill(~members[None, :, :, None], float("-inf"))
         shares = scores.softmax(dim=2)[..., None]
         pooled = (self._heads(value.float()) * shares).sum(2).flatten(2)  # [M, windows, D]
         return self.wo(pooled.to(value.dtype))
@@ -111,6 +134,19 @@ class AttentionPooling(nn.Module):
         """Draw fresh weights: normal with deviation 0.02, zero biases."""
         for layer in (self.wq, self.wk, self.wv, self.wo):
             init_linear(layer, generator)
+
+
+def _mean(windows: Tensor, members: Tensor | None) -> Tensor:
+    """`[M, windows, members, C] -> [M, windows, C]`."""
+    if members is None:
+        return windows.mean(dim=2)
+    return windows.sum(dim=2) / members.sum(dim=1).to(windows.dtype)[:, None]  # what is no member is zero
+
+
+def _first(windows: Tensor, members: Tensor) -> Tensor:
+    """The first real member of each window, `[M, windows, 1, C]`."""
+    places = torch.arange(len(members), device=members.device)
+    return windows[:, places, members.int().argmax(dim=1)].unsqueeze(2)
 
 
 Pooling = StackPooling | MeanPooling | AttentionPooling

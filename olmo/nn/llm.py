@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from olmo.nn.attention import AttentionContext
 from olmo.nn.attention_mask import additive_mask, causal_mask
@@ -18,7 +19,7 @@ from olmo.nn.block import TransformerBlock
 from olmo.nn.embedding import TokenEmbedding
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.linear import linear, project
-from olmo.nn.llm_config import BlockType, LlmConfig
+from olmo.nn.llm_config import AttentionBackend, BlockType, LlmConfig
 from olmo.nn.norm import RMSNorm, build_norm
 from olmo.nn.rope import RotaryEmbedding
 
@@ -75,7 +76,7 @@ class Llm(nn.Module):
         embeds: Tensor,
         *,
         position_ids: Tensor,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | BlockMask | None = None,
         cache: KVCache | None = None,
         response_mask: Tensor | None = None,
         output_hidden_states: bool = False,
@@ -87,7 +88,8 @@ class Llm(nn.Module):
         Args:
             embeds: `[B, L, D]`.
             position_ids: Integers `[B, L]` or `[1, L]`, from 0; the value on padding does not matter.
-            attention_mask: Boolean `[B, 1, L, S]`, True where a query may look, S = cached length + L. None: causal.
+            attention_mask: Boolean `[B, 1, L, S]`, True where a query may look, S = cached length + L; or the
+                same in blocks, for a pass without cache, attention dropout and `output_attentions`. None: causal.
             cache: Past keys and values; the new ones are appended.
             response_mask: Boolean `[B, L]`, True on tokens of the answer. Used for `response_residual_dropout`.
             output_hidden_states: Return the states between blocks.
@@ -126,6 +128,20 @@ class Llm(nn.Module):
         if self.lm_head is None:
             return project(hidden, self.wte.embedding)
         return self.lm_head(hidden)
+
+    def takes_blocks(self, has_segments: bool) -> bool:
+        """Whether the configured backend wants a pass without cache and attention weights to have its mask in blocks.
+
+        Args:
+            has_segments: rows are packed or hold message trees.
+        """
+        config, is_cuda = self.config, self.wte.embedding.is_cuda
+        if self.training and config.attention_dropout > 0.0:  # FlexAttention has none
+            return False
+        if config.attention_backend is AttentionBackend.auto:
+            return is_cuda and has_segments and self.training
+        # Asked for by name it is used wherever it can be; there is no backward on CPU.
+        return config.attention_backend is AttentionBackend.flex and (is_cuda or not torch.is_grad_enabled())
 
     def new_cache(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache for this model, on its device; `dtype` None takes that of the weights."""
@@ -175,18 +191,21 @@ class Llm(nn.Module):
         self,
         embeds: Tensor,
         position_ids: Tensor,
-        mask: Tensor | None,
+        mask: Tensor | BlockMask | None,
         cache: KVCache | None,
         output_attentions: bool,
     ) -> AttentionContext:
         """What all layers share, made once: rotary tables, and the mask in the form the kernel takes."""
         cos, sin = self.rope.tables(position_ids)
+        if isinstance(mask, BlockMask):
+            assert cache is None and not output_attentions, "block masks are for passes without either"
+            return AttentionContext(cos, sin, blocks=mask)
         length, past = embeds.shape[1], cache.length if cache is not None else 0
         if mask is None and length > 1 and (past > 0 or output_attentions):
             mask = causal_mask(length, past, embeds.device).unsqueeze(1)  # [1, 1, L, S]
         is_causal = mask is None and length > 1
         bias = None if mask is None else additive_mask(mask, _compute_dtype(embeds))
-        return AttentionContext(cos, sin, bias, is_causal, cache, output_attentions)
+        return AttentionContext(cos, sin, bias, None, is_causal, cache, output_attentions)
 
     def _keep_probability(self, response_mask: Tensor | None) -> Tensor | None:
         """Per-token keep probability `[B, L, 1]` when answers have a dropout rate of their own, else None."""

@@ -31,6 +31,14 @@ class RopeScalingType(ConfigEnum):
     llama3 = "llama3"
 
 
+class AttentionBackend(ConfigEnum):
+    """What computes attention where a mask is needed; the results are the same."""
+
+    auto = "auto"
+    sdpa = "sdpa"
+    flex = "flex"
+
+
 @dataclass(kw_only=True)
 class RopeConfig(BaseConfig):
     """Rotary position embedding, half-split ("llama") layout, computed in float32."""
@@ -134,6 +142,10 @@ class LlmConfig(BaseConfig):
 
     attention_dropout: float = 0.0
     """Dropout on attention weights, training only."""
+
+    attention_backend: AttentionBackend = AttentionBackend.auto
+    """`sdpa`: dense masks; `flex`: FlexAttention with block masks, on CPU only where no gradient is recorded; `auto`:
+    flex on CUDA in training where rows are packed or hold message trees. With attention_dropout always sdpa."""
 
     residual_dropout: float = 0.0
     """Dropout on the branch outputs before the residual addition, training only."""

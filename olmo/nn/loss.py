@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from olmo.nn.segments import example_of, is_shared
+
 IGNORE = -100
-SHARED_SEGMENT = 10_000  # message trees: the id of tokens that every conversation sees
 
 
 def target_positions(
@@ -19,7 +20,8 @@ def target_positions(
 
     Args:
         labels: `[B, L]` int64 aligned with the tokens, -100 ignored. The token at t is predicted from t - 1.
-        segment_ids: `[B, L]` message-tree segments; a token is never predicted from another conversation's.
+        segment_ids: `[B, L]` segments (see `olmo.nn.segments`); a token is predicted from its own conversation, or from
+            what all conversations of its example share.
 
     Returns:
         `(rows [n], columns [n], targets [n])`: logits at `[row, column]` should predict `target`.
@@ -27,7 +29,7 @@ def target_positions(
     valid = labels[:, 1:] != IGNORE
     if segment_ids is not None:
         before, here = segment_ids[:, :-1], segment_ids[:, 1:]
-        valid = valid & ((before == here) | (before == SHARED_SEGMENT))
+        valid = valid & ((before == here) | (is_shared(before) & (example_of(before) == example_of(here))))
     rows, columns = valid.nonzero(as_tuple=True)
     return rows, columns, labels[rows, columns + 1]
 

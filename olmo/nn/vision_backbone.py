@@ -34,13 +34,16 @@ class MolmoVisionBackbone(nn.Module):
         self.image_vit.reset_parameters(generator)
         self.connector.reset_parameters(generator)
 
-    def forward(self, images: Tensor, image_masks: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, image_masks: Tensor | None = None, window: tuple[int, int] | None = None
+    ) -> Tensor:
         """Encode crops and bring them to the language model.
 
         Args:
             images: normalised pixels `[M, 3, H, W]`, or flat patches `[M, P, patch_size * patch_size * 3]` of square
                 crops.
             image_masks: `[M, P]`, share of real pixels in each patch, 0 to 1, or -1 for filler; None means all real.
+            window: pool these windows instead of the configured ones; see `Connector.forward`.
 
         Returns:
             `[M, tokens, D]`.
@@ -56,7 +59,7 @@ class MolmoVisionBackbone(nn.Module):
                 f"image_masks has shape {list(image_masks.shape)}, but the pictures have {list(patches.shape[:2])} "
                 "crops and patches; hand in one value for each patch, or leave image_masks out"
             )
-        return self.connector(self.encode(patches, grid), image_masks, grid)
+        return self.connector(self.encode(patches, grid), image_masks, grid, window)
 
     def encode(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patch features of the chosen blocks, concatenated on the channels in the order of the configuration.

@@ -1,4 +1,4 @@
-"""`MMCollator`: a list of preprocessed examples to one batch, padded on the right.
+"""`MMCollator`: a list of preprocessed examples, or of packed rows of them, to one batch, padded on the right.
 
 Fillers: `input_ids`, `position_ids`, `subsegment_ids` -1, `labels` -100, `loss_masks` 0; crops, masks and indices of
 missing pictures -1. Knows only the preprocessor's keys, nothing of models.
@@ -13,6 +13,7 @@ import torch
 
 from olmo.config import ConfigEnum
 from olmo.exceptions import OLMoConfigurationError, OLMoInputError
+from olmo.preprocessing.packed import pack_examples, same_size, with_segments
 
 _TEXT_FILLERS: dict[str, int | float] = {
     "input_ids": -1,
@@ -21,7 +22,7 @@ _TEXT_FILLERS: dict[str, int | float] = {
     "position_ids": -1,
     "subsegment_ids": -1,
 }
-_CROP_KEYS = ("images", "image_masks", "image_input_idx")
+_CROP_KEYS = ("images", "image_masks", "image_input_idx", "frame_facts")
 _CROP_FILLER = -1
 _TOKENS_AFTER_LAST_PATCH = 2
 
@@ -57,23 +58,35 @@ class MMCollator:
         self.sequence_length = sequence_length
         self.include_metadata = include_metadata
 
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[dict[str, Any] | Sequence[dict[str, Any]]]) -> dict[str, Any]:
         """Collate examples of one preprocessor.
 
         Args:
-            examples: outputs of a `Preprocessor`; pictures and several conversations may be in some only.
+            rows: outputs of a `Preprocessor`; pictures and several conversations may be in some only. Where a list of
+                them stands in place of one, they share a row; see `pack_examples`.
 
         Returns:
-            The keys of the examples with a leading B, and `attention_mask` int64 `[B, L]`, 1 on real tokens.
+            The keys of the examples with a leading B, and `attention_mask` int64 `[B, L]`, 1 on real tokens. In
+            `metadata` a packed row has a list, that of each of its examples.
 
         Raises:
             OLMoInputError: no examples, only some with labels, or a picture's tokens past `sequence_length`.
         """
-        if not examples:
+        if not rows or any(len(row) == 0 for row in rows):
             raise OLMoInputError("cannot collate an empty list of examples")
-        has_labels = {"labels" in e for e in examples}
+        has_labels = {"labels" in example for row in rows for example in ([row] if isinstance(row, dict) else row)}
         if len(has_labels) > 1:
             raise OLMoInputError("some examples have labels and some have none; build all with one preprocessor")
+        batch = self._batch([row if isinstance(row, dict) else pack_examples(row) for row in rows])
+        if self.include_metadata:
+            batch["metadata"] = [
+                _metadata_of(row) if isinstance(row, dict) else [_metadata_of(example) for example in row]
+                for row in rows
+            ]
+        return batch
+
+    def _batch(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """The tensors of a batch."""
         rows = [self._cut(e) for e in _with_segments(examples)]
         longest = max(len(row["input_ids"]) for row in rows)
         length = self.sequence_length if self.pad_mode is PadMode.to_max else longest
@@ -86,8 +99,6 @@ class MMCollator:
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         batch["attention_mask"] = (torch.arange(length) < lengths[:, None]).long()
         batch.update(_collate_crops(examples))
-        if self.include_metadata:
-            batch["metadata"] = [_metadata_of(e) for e in examples]
         return batch
 
     def _cut(self, example: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -108,15 +119,10 @@ class MMCollator:
 
 
 def _with_segments(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give every example segments and positions if one has them; a plain example is one segment, 1."""
+    """Give every example segments and positions if one has them."""
     if not any("subsegment_ids" in e for e in examples):
         return list(examples)
-    filled = []
-    for example in examples:
-        ids = example["input_ids"]
-        plain = {"subsegment_ids": torch.ones_like(ids), "position_ids": torch.arange(len(ids))}
-        filled.append({**plain, **example})
-    return filled
+    return [with_segments(example) for example in examples]
 
 
 def _collate_crops(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -126,9 +132,11 @@ def _collate_crops(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor
     n_crops = max(len(e["images"]) for e in pictured)
     batch = {}
     for key in _CROP_KEYS:
-        shape = pictured[0][key].shape[1:]
-        empty = pictured[0][key].new_empty((0, *shape))
-        batch[key] = torch.stack([_pad_to(e.get(key, empty), n_crops, _CROP_FILLER) for e in examples])
+        if key not in pictured[0]:
+            continue
+        empty = pictured[0][key][:0]
+        crops = same_size([e.get(key, empty) for e in examples])
+        batch[key] = torch.stack([_pad_to(c, n_crops, _CROP_FILLER) for c in crops])
     return batch
 
 

@@ -52,14 +52,14 @@ def image_token_layout(
         token_ids int64 `[T]`, and image_input_idx int64 `[N, tokens]` counted from the first of these tokens, negative
         (-100) where the feature is dropped.
     """
-    blocks = [_block(spec.tokens_h, spec.tokens_w, config.use_col_tokens, ids)]
-    index = [_grid_positions(spec.tokens_h, spec.tokens_w, config.use_col_tokens)[None]]
+    blocks = [token_block(spec.tokens_h, spec.tokens_w, config.use_col_tokens, ids)]
+    index = [grid_positions(spec.tokens_h, spec.tokens_w, config.use_col_tokens)[None]]
     if tiling != (0, 0):
         rows, columns = tile_grids(spec, config)
         size = rows.n_tokens(tiling[0]), columns.n_tokens(tiling[1])
         tiles = _tile_positions(tiling, spec, config)
         index.append(np.where(tiles >= 0, tiles + len(blocks[0]), UNUSED))
-        blocks.append(_block(*size, config.use_col_tokens, ids))
+        blocks.append(token_block(*size, config.use_col_tokens, ids))
     return np.concatenate(blocks), np.concatenate(index).reshape(-1, spec.tokens_per_crop)
 
 
@@ -109,12 +109,13 @@ def picture_starts(
     return np.array([s for s, _ in _pictures(np.asarray(input_ids), ids, spec, config)], dtype=np.int64)
 
 
-def _block(n_rows: int, n_columns: int, has_col_tokens: bool, ids: ImageTokenIds) -> np.ndarray:
+def token_block(n_rows: int, n_columns: int, has_col_tokens: bool, ids: ImageTokenIds) -> np.ndarray:
+    """Start token, rows of patch tokens each closed by a column token, end token; int64 `[T]`."""
     row = [ids.patch] * n_columns + [ids.col] * has_col_tokens
     return np.array([ids.start, *row * n_rows, ids.end], dtype=np.int64)
 
 
-def _grid_positions(n_rows: int, n_columns: int, has_col_tokens: bool) -> np.ndarray:
+def grid_positions(n_rows: int, n_columns: int, has_col_tokens: bool) -> np.ndarray:
     """Position in its block of every patch token of a grid, int64 `[rows, columns]`."""
     return 1 + np.arange(n_rows)[:, None] * (n_columns + has_col_tokens) + np.arange(n_columns)
 
@@ -122,7 +123,7 @@ def _grid_positions(n_rows: int, n_columns: int, has_col_tokens: bool) -> np.nda
 def _tile_positions(tiling: tuple[int, int], spec: ImageSpec, config: MolmoPreprocessorConfig) -> np.ndarray:
     """Position in the merged block of every pooled token of every tile, `[tiles, tokens_h, tokens_w]`, else -100."""
     rows, columns = tile_grids(spec, config)
-    merged = _grid_positions(rows.n_tokens(tiling[0]), columns.n_tokens(tiling[1]), config.use_col_tokens)
+    merged = grid_positions(rows.n_tokens(tiling[0]), columns.n_tokens(tiling[1]), config.use_col_tokens)
     index = np.full((tiling[0] * tiling[1], spec.tokens_h, spec.tokens_w), UNUSED, dtype=np.int64)
     for k in range(len(index)):
         a, b = divmod(k, tiling[1])
@@ -136,7 +137,7 @@ def _pictures(
     input_ids: np.ndarray, ids: ImageTokenIds, spec: ImageSpec, config: MolmoPreprocessorConfig
 ) -> list[tuple[int, tuple[int, int]]]:
     """First position and tiling of every picture in a sequence."""
-    spans = _spans(input_ids, ids)
+    spans = block_spans(input_ids, ids)
     if config.crop_mode is CropMode.resize:
         for start, end in spans:
             _check_global(input_ids, start, end, ids, spec, config)
@@ -164,7 +165,7 @@ def _pictures(
     return found
 
 
-def _spans(input_ids: np.ndarray, ids: ImageTokenIds) -> list[tuple[int, int]]:
+def block_spans(input_ids: np.ndarray, ids: ImageTokenIds) -> list[tuple[int, int]]:
     """First and last position of every block, from start to end token."""
     if input_ids.ndim != 1:
         raise OLMoInputError(f"input_ids must be one sequence [L] here, got shape {list(input_ids.shape)}")
@@ -190,7 +191,7 @@ def _spans(input_ids: np.ndarray, ids: ImageTokenIds) -> list[tuple[int, int]]:
 def _check_global(
     input_ids: np.ndarray, start: int, end: int, ids: ImageTokenIds, spec: ImageSpec, config: MolmoPreprocessorConfig
 ) -> None:
-    wanted = _block(spec.tokens_h, spec.tokens_w, config.use_col_tokens, ids)
+    wanted = token_block(spec.tokens_h, spec.tokens_w, config.use_col_tokens, ids)
     if not np.array_equal(input_ids[start : end + 1], wanted):
         columns = "with" if config.use_col_tokens else "without"
         raise OLMoInputError(
@@ -208,7 +209,7 @@ def _tiling_of_block(
     n_columns = (len(block) - 2) // n_rows - 1 if n_rows else 0
     rows, columns = tile_grids(spec, config)
     tiling = rows.n_tiles(n_rows), columns.n_tiles(n_columns)
-    is_whole = n_columns > 0 and np.array_equal(block, _block(n_rows, n_columns, True, ids))
+    is_whole = n_columns > 0 and np.array_equal(block, token_block(n_rows, n_columns, True, ids))
     if not is_whole or tiling[0] is None or tiling[1] is None:
         raise OLMoInputError(
             f"picture tokens from {start} to {end} fit no tiling: {n_rows} rows of {n_columns} patch tokens; for this "

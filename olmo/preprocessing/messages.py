@@ -75,15 +75,19 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Example:
-    """An example in its one form: pictures (not yet decoded), conversations about them, and what is passed through."""
+    """An example in its one form: pictures or videos (not yet decoded), conversations about them, and what is passed
+    through. `start_s` and `end_s` are the part of the video that is meant, in seconds."""
 
     images: tuple[Any, ...]
     conversations: tuple[Conversation, ...]
     weight: float = 1.0
     metadata: dict[str, Any] = field(default_factory=dict)
+    videos: tuple[Any, ...] = ()
+    start_s: float | None = None
+    end_s: float | None = None
 
 
-def parse_example(example: Mapping[str, Any]) -> Example:
+def parse_example(example: Mapping[str, Any], takes_video: bool = False) -> Example:
     """Check an example and bring it into its one form.
 
     Args:
@@ -91,53 +95,88 @@ def parse_example(example: Mapping[str, Any]) -> Example:
             `messages`, `prompt`, `message_list`, or a record (`question`, `answer`, `answers`, `options` and
             `answer_idx`, `label` and `points`). Optional: `style` (`styles` beside `message_list`), `weight` and
             `metadata`.
+        takes_video: `video` or `videos` (what `open_video` takes, or a list of them) may stand in place of pictures,
+            with `start_s` and `end_s` where a part of it is meant; False refuses them.
 
     Raises:
         OLMoInputError: not one of these forms; the message says which part and what is allowed.
     """
     if not isinstance(example, Mapping):
         raise OLMoInputError(f"an example is a dict, got {type(example).__name__}; {_FORMS}")
-    if example.get("video") is not None:
+    if not takes_video and any(example.get(key) is not None for key in ("video", "videos")):
         raise OLMoInputError("this model reads pictures, not video; use a VideoOlmo model, or pass frames as 'images'")
     metadata = example.get("metadata") or {}
     if not isinstance(metadata, Mapping):
         raise OLMoInputError(f"'metadata' is a dict, got {type(metadata).__name__}")
-    pictures = _Pictures(_given_images(example))
+    shown: _Shown = {"image": _Pictures(_given_images(example))}
+    if takes_video:
+        shown["video"] = _Pictures(_given_videos(example), "video")
     is_listed = "message_list" in example
-    conversations = tuple(_parse_conversation(c, s, pictures, is_listed) for c, s in _conversations_of(example))
-    return Example(pictures.in_order(), conversations, _parse_weight(example.get("weight", 1.0)), dict(metadata))
+    conversations = tuple(_parse_conversation(c, s, shown, is_listed) for c, s in _conversations_of(example))
+    images, videos = shown["image"].in_order(), shown["video"].in_order() if takes_video else ()
+    if images and videos:
+        raise OLMoInputError("an example has pictures or a video, not both; give the pictures as frames of the video")
+    return Example(
+        images,
+        conversations,
+        _parse_weight(example.get("weight", 1.0)),
+        dict(metadata),
+        videos,
+        _parse_seconds(example.get("start_s"), "start_s", bool(videos)),
+        _parse_seconds(example.get("end_s"), "end_s", bool(videos)),
+    )
 
 
 class _Pictures:
-    """Collects the pictures of an example: given beside the messages, or inside their parts."""
+    """Collects the pictures (or videos) of an example: given beside the messages, or inside their parts."""
 
-    def __init__(self, given: tuple[Any, ...]) -> None:
+    def __init__(self, given: tuple[Any, ...], kind: str = "image") -> None:
+        self._kind, self._name = kind, "pictures" if kind == "image" else "videos"
         self._given = given
         self._inline: list[Any] = []
         self._n_placeholders = 0
 
     def add_part(self, part: Mapping[str, Any]) -> None:
-        picture = next((part[k] for k in ("image", "path") if part.get(k) is not None), None)
+        picture = next((part[k] for k in (self._kind, "path") if part.get(k) is not None), None)
         if picture is not None:
             self._inline.append(picture)
-        elif "url" in part or "image_url" in part:
-            raise OLMoInputError("pictures are not fetched from the network; download it and pass its path or bytes")
+        elif "url" in part or f"{self._kind}_url" in part:
+            raise OLMoInputError(
+                f"{self._name} are not fetched from the network; download it and pass its path or bytes"
+            )
         else:
             self._n_placeholders += 1
 
     def in_order(self) -> tuple[Any, ...]:
         if self._inline and (self._given or self._n_placeholders):
             raise OLMoInputError(
-                "pictures are given both inside the messages and beside them; use {'type': 'image', 'image': ...} "
-                "parts alone, or 'images' alone"
+                f"{self._name} are given both inside the messages and beside them; use {{'type': {self._kind!r}, "
+                f"{self._kind!r}: ...}} parts alone, or '{self._kind}s' alone"
             )
         if self._n_placeholders not in (0, len(self._given)):
             raise OLMoInputError(
-                f"the messages mention {self._n_placeholders} pictures by {{'type': 'image'}} parts, but "
-                f"{len(self._given)} are given; pass as many in 'images', or leave the parts out (pictures always come "
-                "first)"
+                f"the messages mention {self._n_placeholders} {self._name} by {{'type': {self._kind!r}}} parts, but "
+                f"{len(self._given)} are given; pass as many in '{self._kind}s', or leave the parts out ({self._name} "
+                "always come first)"
             )
         return tuple(self._inline) or self._given
+
+
+_Shown = dict[str, _Pictures]
+"""What collects the parts of each type."""
+
+
+def _given_videos(example: Mapping[str, Any]) -> tuple[Any, ...]:
+    video, videos = example.get("video"), example.get("videos")
+    if video is not None and videos is not None:
+        raise OLMoInputError("give 'video' for one video or 'videos' for a list, not both")
+    if video is not None:
+        return (video,)
+    if videos is None:
+        return ()
+    if not isinstance(videos, list | tuple) or any(v is None for v in videos):
+        raise OLMoInputError(f"'videos' is a list of videos, got {videos!r:.100}; pass one video as 'video'")
+    return tuple(videos)
 
 
 def _given_images(example: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -182,9 +221,9 @@ def _conversations_of(example: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     return list(zip(message_list, styles, strict=True))
 
 
-def _parse_conversation(given: Any, style: Any, pictures: _Pictures, is_listed: bool) -> Conversation:
+def _parse_conversation(given: Any, style: Any, shown: _Shown, is_listed: bool) -> Conversation:
     record = given if isinstance(given, Mapping) else {"messages": given}
-    if is_listed and any(record.get(k) is not None for k in ("image", "images", "video")):
+    if is_listed and any(record.get(k) is not None for k in ("image", "images", "video", "videos")):
         raise OLMoInputError("conversations in 'message_list' share the example's pictures; give them beside the list")
     style = resolve_style(record.get("style") or style)
     conversation = Conversation(
@@ -199,7 +238,7 @@ def _parse_conversation(given: Any, style: Any, pictures: _Pictures, is_listed: 
     conversation = replace(conversation, answer_idx=_answer_index(record.get("answer_idx"), conversation.options))
     if conversation.points is not None and style not in POINT_STYLES:
         raise OLMoInputError(f"'points' need style {' or '.join(sorted(POINT_STYLES))}, got {style!r}")
-    messages = _turns(record, pictures)
+    messages = _turns(record, shown)
     if messages[-1].role is Role.assistant and conversation.has_derived_target:
         raise OLMoInputError("the answer is given twice: as text, and by 'answers', 'answer_idx' or 'points'; keep one")
     conversation = replace(conversation, messages=messages)
@@ -207,34 +246,34 @@ def _parse_conversation(given: Any, style: Any, pictures: _Pictures, is_listed: 
     return conversation
 
 
-def _turns(record: Mapping[str, Any], pictures: _Pictures) -> tuple[Message, ...]:
+def _turns(record: Mapping[str, Any], shown: _Shown) -> tuple[Message, ...]:
     questions = [k for k in ("messages", "prompt", "question") if record.get(k) is not None]
     answers = [k for k in ("answer", "text") if record.get(k) is not None]
     for keys in (questions, answers, [*questions, *answers] if "messages" in questions else []):
         if len(keys) > 1:
             raise OLMoInputError(f"{' and '.join(repr(k) for k in keys)} overlap; give one of them")
     if "messages" in questions:
-        return _parse_messages(record["messages"], pictures)
+        return _parse_messages(record["messages"], shown)
     if not questions and not any(record.get(k) is not None for k in (*_CONVERSATION_KEYS, "style")):
         raise OLMoInputError(
             f"no messages in the example (its keys: {', '.join(map(str, record)) or 'none'}); {_FORMS}"
         )
     question = record[questions[0]] if questions else ""
-    messages = [Message(Role.user, _text_of(question, f"'{questions[0]}'" if questions else "", pictures))]
+    messages = [Message(Role.user, _text_of(question, f"'{questions[0]}'" if questions else "", shown))]
     if answers:
         messages.append(Message(Role.assistant, _text_of(record[answers[0]], f"'{answers[0]}'", None)))
     return tuple(messages)
 
 
-def _parse_messages(given: Any, pictures: _Pictures) -> tuple[Message, ...]:
+def _parse_messages(given: Any, shown: _Shown) -> tuple[Message, ...]:
     if isinstance(given, str):
         raise OLMoInputError("'messages' is a list of {'role', 'content'}; pass a plain string as 'prompt'")
     if not isinstance(given, Sequence) or not given:
         raise OLMoInputError(f"'messages' is a non-empty list of {{'role', 'content'}}, got {given!r:.100}; {_FORMS}")
-    return tuple(_parse_message(m, i, pictures) for i, m in enumerate(given))
+    return tuple(_parse_message(m, i, shown) for i, m in enumerate(given))
 
 
-def _parse_message(given: Any, index: int, pictures: _Pictures) -> Message:
+def _parse_message(given: Any, index: int, shown: _Shown) -> Message:
     where = f"messages[{index}]"
     if not isinstance(given, Mapping) or "role" not in given or "content" not in given:
         raise OLMoInputError(f"{where} is a dict with 'role' and 'content', got {given!r:.100}")
@@ -247,11 +286,11 @@ def _parse_message(given: Any, index: int, pictures: _Pictures) -> Message:
         raise OLMoInputError(
             f"{where} is the {role.value}'s, but roles alternate and the user begins: expected {expected.value!r}"
         )
-    return Message(role, _text_of(given["content"], where, pictures if role is Role.user else None))
+    return Message(role, _text_of(given["content"], where, shown if role is Role.user else None))
 
 
-def _text_of(content: Any, where: str, pictures: _Pictures | None) -> str:
-    """Text of a string or of a list of parts; pictures among the parts are handed to `pictures`."""
+def _text_of(content: Any, where: str, shown: _Shown | None) -> str:
+    """Text of a string or of a list of parts; pictures and videos among the parts are handed to `shown`."""
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
@@ -261,10 +300,12 @@ def _text_of(content: Any, where: str, pictures: _Pictures | None) -> str:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
-        elif kind == "image" and pictures is not None:
-            pictures.add_part(part)
-        elif kind == "image":
-            raise OLMoInputError(f"part {i} of {where}: only the user sends pictures")
+        elif shown is not None and kind in shown:
+            shown[kind].add_part(part)
+        elif kind == "image" or (kind == "video" and shown is None):
+            raise OLMoInputError(
+                f"part {i} of {where}: only the user sends {'pictures' if kind == 'image' else 'videos'}"
+            )
         elif kind == "video":
             raise OLMoInputError(f"part {i} of {where} is a video; this model reads pictures, use a VideoOlmo model")
         else:
@@ -326,6 +367,16 @@ def _parse_scale(given: Any) -> float | None:
         return None
     if not isinstance(given, numbers.Real) or not 0 < float(given) < float("inf"):
         raise OLMoInputError(f"'point_scale' is the coordinate of the far edge (100 for percent), got {given!r}")
+    return float(given)
+
+
+def _parse_seconds(given: Any, name: str, has_video: bool) -> float | None:
+    if given is None:
+        return None
+    if not has_video:
+        raise OLMoInputError(f"{name!r} is a time in a video, and the example has none")
+    if not isinstance(given, numbers.Real) or not 0 <= float(given) < float("inf"):
+        raise OLMoInputError(f"{name!r} is a time in seconds, 0 or later, got {given!r}")
     return float(given)
 
 

@@ -157,7 +157,7 @@ def make_crops(image: np.ndarray, spec: ImageSpec, config: MolmoPreprocessorConf
     masks = np.empty((1 + n_tiles, spec.n_patches), dtype=np.float32)
     pixels = to_float(image, spec)
     placed = draw_resized(pixels, images[0], spec)
-    masks[0] = _patch_shares(placed, (spec.grid, spec.grid), spec.patch_size).reshape(-1)  # [P]
+    masks[0] = patch_shares(placed, (spec.grid, spec.grid), spec.patch_size).reshape(-1)  # [P]
     if n_tiles:
         _cut_tiles(pixels, images[1:], masks[1:], tiling, spec, config)
         if config.legacy_image_mask:
@@ -178,7 +178,7 @@ def _cut_tiles(
     patches = [n * window + spec.grid - window for n in tiling]
     canvas = torch.empty(3, patches[0] * spec.patch_size, patches[1] * spec.patch_size)
     placed = draw_resized(pixels, canvas, spec)
-    shares = _patch_shares(placed, (patches[0], patches[1]), spec.patch_size)
+    shares = patch_shares(placed, (patches[0], patches[1]), spec.patch_size)
     for k in range(len(masks)):
         row, column = (window * index for index in divmod(k, tiling[1]))
         masks[k] = shares[row : row + spec.grid, column : column + spec.grid].reshape(-1)  # [P]
@@ -186,7 +186,7 @@ def _cut_tiles(
         images[k] = canvas[:, y : y + spec.image_size, x : x + spec.image_size]
 
 
-def _patch_shares(placed: Placement, grid: tuple[int, int], patch: int) -> np.ndarray:
+def patch_shares(placed: Placement, grid: tuple[int, int], patch: int) -> np.ndarray:
     """Share of real pixels in each patch of a canvas, float32 `[rows, columns]`.
 
     The real pixels are a rectangle, so counts along the axes multiply; no mask of pixels is needed.

@@ -7,7 +7,7 @@ the picture modules, and it alone knows about labels and conversations that shar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -18,21 +18,33 @@ from olmo.preprocessing.image import ImageSpec, load_image
 from olmo.preprocessing.image_tokens import ImageTokenIds, image_token_layout
 from olmo.preprocessing.messages import Example, parse_example
 from olmo.preprocessing.multicrop import make_crops
+from olmo.preprocessing.packed import SHARED_SEGMENT
 from olmo.preprocessing.preprocessor_config import MolmoPreprocessorConfig
 from olmo.tokenizer import Tokenizer
 
 IGNORE_LABEL = -100
-SHARED_SEGMENT = 10_000
-"""Segment of what all conversations of an example see: the first token and the pictures."""
 
 
-class _PictureBlock(NamedTuple):
-    """All pictures of an example: token ids `[T]`, crops `[N, 3, H, W]`, masks `[N, P]`, indices `[N, tokens]`."""
+class PictureBlock(NamedTuple):
+    """All pictures of an example: token ids `[T]`, crops `[N, 3, H, W]`, masks `[N, P]`, indices `[N, tokens]`.
+
+    Where crops may be frames of a video there are `facts` `[N, 4]` of each; see `FrameLayout`.
+    """
 
     token_ids: np.ndarray
     images: np.ndarray
     masks: np.ndarray
     input_idx: np.ndarray
+    facts: np.ndarray | None = None
+    n_dropped: int = 0
+    """Tokens that the model itself leaves out, at least."""
+
+
+class Visuals(NamedTuple):
+    """What an example shows: decoded pictures (or clips of a video), and width and height of each in pixels."""
+
+    items: list[Any]
+    sizes: list[tuple[int, int]]
 
 
 class _Text(NamedTuple):
@@ -45,6 +57,9 @@ class _Text(NamedTuple):
 
 class Preprocessor:
     """Turns an example into the tensors a model takes; see `parse_example` for what an example may be."""
+
+    takes_video: ClassVar[bool] = False
+    """Whether examples may hold videos."""
 
     def __init__(
         self,
@@ -98,31 +113,41 @@ class Preprocessor:
         """
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise OLMoInputError(f"rng is a numpy Generator (numpy.random.default_rng(seed)), got {type(rng).__name__}")
-        parsed = parse_example(example)
+        parsed = parse_example(example, self.takes_video)
         if parsed.images and self.image_spec is None:
             raise OLMoInputError(
                 "this model is text-only (vision_backbone=None) and the example has a picture; leave it out"
             )
-        pictures = [load_image(image, self.config.max_pixels) for image in parsed.images]
-        sizes = [(int(p.shape[1]), int(p.shape[0])) for p in pictures]
+        shown = self.load(parsed, rng if self.is_training else None)
         conversations = self.formatter.format_conversations(
-            parsed.conversations, sizes[0] if sizes else None, rng if self.is_training else None, self.for_inference
+            parsed.conversations,
+            shown.sizes[0] if shown.sizes else None,
+            rng if self.is_training else None,
+            self.for_inference,
         )
         text = self._encode(conversations)
-        block = self._picture_block(pictures) if pictures else None
+        block = self.picture_block(shown.items, len(text.ids)) if shown.items else None
         prefix = np.array([self.tokenizer.bos_token_id], dtype=np.int64)
         if block is not None:
             prefix = np.concatenate([prefix, block.token_ids])
-        text = self._fit(text, len(prefix), len(pictures))
+        text = self._fit(text, len(prefix) - (block.n_dropped if block is not None else 0), len(shown.items))
         inputs: dict[str, Any] = {"input_ids": torch.from_numpy(np.concatenate([prefix, text.ids]))}
         if block is not None:
             inputs["images"] = torch.from_numpy(block.images)
             inputs["image_masks"] = torch.from_numpy(block.masks)
             inputs["image_input_idx"] = torch.from_numpy(block.input_idx)
+            if block.facts is not None:
+                inputs["frame_facts"] = torch.from_numpy(block.facts)
         if not self.for_inference:
             inputs.update(self._targets(text, len(prefix), len(conversations), parsed.weight))
-        inputs["metadata"] = self._metadata(parsed, sizes, pictures)
+        inputs["metadata"] = self.metadata(parsed, shown)
         return inputs
+
+    def load(self, parsed: Example, rng: np.random.Generator | None) -> Visuals:
+        """Decode what the example shows; `rng` draws what is to be drawn in training."""
+        del rng
+        pictures = [load_image(image, self.config.max_pixels) for image in parsed.images]
+        return Visuals(pictures, [(int(p.shape[1]), int(p.shape[0])) for p in pictures])
 
     def _encode(self, conversations: list[list[Piece]]) -> _Text:
         ids: list[int] = []
@@ -140,20 +165,34 @@ class Preprocessor:
             np.array(ids, dtype=np.int64), np.array(is_target, dtype=bool), np.array(conversation, dtype=np.int64)
         )
 
-    def _picture_block(self, pictures: list[np.ndarray]) -> _PictureBlock:
-        assert self.image_spec is not None, "checked at the door"
-        ids = ImageTokenIds(
+    @property
+    def image_token_ids(self) -> ImageTokenIds:
+        """Ids of the tokens that make up a picture."""
+        return ImageTokenIds(
             self.tokenizer.im_start_id, self.tokenizer.im_end_id, self.tokenizer.im_patch_id, self.tokenizer.im_col_id
         )
-        blocks = []
+
+    def picture_block(self, pictures: list[Any], n_text_tokens: int) -> PictureBlock:
+        """Crops and tokens of the pictures, at least one, as they stand behind the first token of the sequence.
+
+        Args:
+            pictures: what `load` returned.
+            n_text_tokens: tokens of the text that follows.
+        """
+        del n_text_tokens  # pictures take what they take; the text is cut or refused after
+        assert self.image_spec is not None, "checked at the door"
+        ids = self.image_token_ids
+        token_ids_of, images, masks, indices = [], [], [], []
         start = 1  # after the first token
         for picture in pictures:
             crops = make_crops(picture, self.image_spec, self.config)
             token_ids, input_idx = image_token_layout(crops.tiling, self.image_spec, self.config, ids)
-            input_idx = np.where(input_idx >= 0, input_idx + start, input_idx).astype(np.int64)
-            blocks.append(_PictureBlock(token_ids.astype(np.int64), crops.images, crops.masks, input_idx))
+            indices.append(np.where(input_idx >= 0, input_idx + start, input_idx).astype(np.int64))
+            token_ids_of.append(token_ids.astype(np.int64))
+            images.append(crops.images)
+            masks.append(crops.masks)
             start += len(token_ids)
-        return _PictureBlock(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+        return PictureBlock(*(np.concatenate(parts) for parts in (token_ids_of, images, masks, indices)))
 
     def _fit(self, text: _Text, prefix_length: int, n_pictures: int) -> _Text:
         """The text that fits behind the pictures."""
@@ -192,9 +231,10 @@ class Preprocessor:
         targets["loss_masks"] = (labels != IGNORE_LABEL).astype(np.float32) * np.float32(token_weight)
         return {name: torch.from_numpy(values) for name, values in targets.items()}
 
-    def _metadata(self, parsed: Example, sizes: list[tuple[int, int]], pictures: list[np.ndarray]) -> dict[str, Any]:
+    def metadata(self, parsed: Example, shown: Visuals) -> dict[str, Any]:
+        """What travels beside the tensors."""
         styles = [c.style for c in parsed.conversations]
-        metadata = {**parsed.metadata, "style": styles[0] if len(styles) == 1 else styles, "image_sizes": sizes}
+        metadata = {**parsed.metadata, "style": styles[0] if len(styles) == 1 else styles, "image_sizes": shown.sizes}
         if self.include_image:
-            metadata["images"] = pictures
+            metadata["images"] = shown.items
         return metadata

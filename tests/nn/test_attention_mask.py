@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from olmo.nn.attention_mask import additive_mask, build_attention_mask, causal_mask
+from olmo.nn.segments import EXAMPLE_STRIDE, SHARED_SEGMENT
 
 BATCH, TOTAL = 3, 9
 
@@ -100,3 +101,27 @@ def test_additive_mask():
     mask = torch.tensor([[True, False]])
     bias = additive_mask(mask, torch.bfloat16)
     assert bias.dtype == torch.bfloat16 and bias.tolist() == [[0.0, float("-inf")]]
+
+
+def test_examples_of_a_packed_row_do_not_see_one_another_even_where_pictures_look_ahead():
+    later = EXAMPLE_STRIDE
+    segments = torch.tensor([[SHARED_SEGMENT, 1, later + SHARED_SEGMENT, later + 1, -1]])
+    pictures = torch.tensor([[1, 0, 1, 0, 0]])  # one group: all pictures of a row see each other
+    is_picture = pictures > 0
+    for rules in ({"group_ids": pictures}, {"free_rows": is_picture, "free_keys": ~is_picture}):
+        mask = build_attention_mask(5, segment_ids=segments, **rules)[0, 0].int().tolist()
+        assert mask == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
+
+
+def test_segments_alone_keep_conversations_and_examples_apart():
+    shared, later = SHARED_SEGMENT, EXAMPLE_STRIDE
+    segments = torch.tensor([[shared, 1, 2, later + shared, later + 1, 2 * later + 1, -1]])
+    assert build_attention_mask(7, segment_ids=segments)[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 0, 1, 0, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0, 0],
+        [0, 0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 1, 0],
+        [1, 1, 1, 1, 1, 1, 1],  # padding; what it sees goes nowhere
+    ]

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from olmo.nn.loss import IGNORE, SHARED_SEGMENT, target_positions, weighted_cross_entropy
+from olmo.nn.loss import IGNORE, target_positions, weighted_cross_entropy
+from olmo.nn.segments import EXAMPLE_STRIDE, SHARED_SEGMENT
 
 
 def random_logits(*shape: int) -> torch.Tensor:
@@ -23,6 +24,13 @@ def test_no_token_is_predicted_from_another_conversation():
     _, columns, targets = target_positions(torch.arange(6)[None], segments)
     assert columns.tolist() == [0, 1, 2, 4]
     assert targets.tolist() == [1, 2, 3, 5]
+
+
+def test_no_token_is_predicted_from_another_example_of_a_packed_row():
+    shared, later = SHARED_SEGMENT, EXAMPLE_STRIDE
+    segments = torch.tensor([[shared, 1, 2, later + shared, later + 1, 2 * later + 1, 2 * later + 1, -1]])
+    _, columns, _ = target_positions(torch.arange(8)[None], segments)
+    assert columns.tolist() == [0, 3, 5]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -13,7 +13,8 @@ from PIL import Image
 from olmo.exceptions import OLMoInputError
 from olmo.preprocessing.data_formatter import DataFormatter
 from olmo.preprocessing.image import ImageSpec
-from olmo.preprocessing.preprocessor import SHARED_SEGMENT, Preprocessor
+from olmo.preprocessing.packed import SHARED_SEGMENT
+from olmo.preprocessing.preprocessor import Preprocessor
 from olmo.preprocessing.preprocessor_config import MolmoPreprocessorConfig
 
 SPEC = ImageSpec(image_size=56, patch_size=7, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
