@@ -1,8 +1,8 @@
 """Files and folders: atomic writes, and the folder behind a model id.
 
 A reader of a file or folder written here sees the old content or the new one, never a part. Knows nothing of tensors or
-models. The only module that talks to the Hugging Face hub; of a repository it takes data files alone, never code and
-never pickles.
+models. The only module that gets models from the Hugging Face hub; of a repository it takes data files alone, never
+code and never pickles.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
     temporary = target.with_name(f".{target.name}.saving-{os.getpid()}")
     try:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        _sync(temporary)
+        sync_to_disk(temporary)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(target.parent)
+    sync_to_disk(target.parent)
 
 
 @contextmanager
@@ -60,22 +60,28 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise OLMoCheckpointError(f"{target} is a file, not a folder; choose another path or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary, previous = saving_folder(target), previous_folder(target)
-    _restore(target, previous)
+    temporary = saving_folder(target)
+    restore_previous(target)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
         for item in sorted(temporary.rglob("*")):
-            _sync(item)
-        _sync(temporary)
+            sync_to_disk(item)
+        sync_to_disk(temporary)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    put_in_place(temporary, target)
+
+
+def put_in_place(temporary: Path, target: Path) -> None:
+    """Let a finished folder, which the disk holds, take the place of `target`; the old content stays until then."""
+    previous = previous_folder(target)
     if target.exists():
         target.rename(previous)
     temporary.rename(target)
-    _sync(target.parent)
+    sync_to_disk(target.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -89,8 +95,9 @@ def previous_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.previous")
 
 
-def _restore(target: Path, previous: Path) -> None:
-    """Undo the first of the two renames after a crash between them; clear what a crash after them left."""
+def restore_previous(target: Path) -> None:
+    """Undo the first rename of `put_in_place` after a crash between its two; clear what a crash after them left."""
+    previous = previous_folder(target)
     if previous.is_dir():
         if target.exists():
             shutil.rmtree(previous, ignore_errors=True)
@@ -98,7 +105,7 @@ def _restore(target: Path, previous: Path) -> None:
             previous.rename(target)
 
 
-def _sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Have the disk hold what was written to a file or folder."""
     if path.is_dir() and os.name == "nt":
         return  # Windows cannot open folders

@@ -41,7 +41,7 @@ def test_write_atomic_replaces_and_leaves_nothing_beside(tmp_path):
 def test_write_atomic_keeps_the_old_content_on_an_error(tmp_path, monkeypatch):
     file = tmp_path / "a.json"
     write_atomic(file, "old")
-    monkeypatch.setattr(olmo.io, "_sync", lambda path: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(olmo.io, "sync_to_disk", lambda path: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_atomic(file, "new")
     assert file.read_text() == "old"

@@ -6,15 +6,23 @@ whose tensors are made here; knows nothing of files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from olmo.exceptions import OLMoCheckpointError
 
 Shape = tuple[int, ...]
+
+_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+
+
+def plain_name(name: str) -> str:
+    """The name of a tensor without what `torch.compile`, activation checkpointing and FSDP1 put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,10 @@ class LoadReport:
     def __bool__(self) -> bool:
         """True where something did not fit."""
         return bool(self.missing or self.unexpected or self.mismatched)
+
+    def fitting(self, names: Iterable[str]) -> set[str]:
+        """Those of the names in the checkpoint that have a place of their shape."""
+        return set(names) - {name for name, _, _ in self.mismatched} - set(self.unexpected)
 
     def describe(self) -> str:
         """Every name, one a line."""
@@ -65,9 +77,12 @@ class ModuleTensors:
         self._module = module
         self._tensors: dict[str, Tensor] = {}
         self._first_name: dict[str, str] = {}
+        self._path: dict[str, str] = {}
         first_of: dict[int, str] = {}
-        for name, tensor in module.state_dict(keep_vars=True).items():
-            assert isinstance(tensor, Tensor), f"{name} of the state dict is no tensor"
+        for path, tensor in module.state_dict(keep_vars=True).items():
+            assert isinstance(tensor, Tensor), f"{path} of the state dict is no tensor"
+            name = plain_name(path)
+            self._path[name] = path
             self._first_name[name] = first_of.setdefault(id(tensor), name)
             if self._first_name[name] == name:
                 self._tensors[name] = tensor
@@ -108,6 +123,11 @@ class ModuleTensors:
         first = self._first_name[name]
         tensor = self._tensors[first]
         if tensor.is_meta:
+            if isinstance(tensor, DTensor):
+                raise OLMoCheckpointError(
+                    f"{name} is split over processes and has no memory yet; call module.to_empty(device=...) before "
+                    "loading"
+                )
             wanted = dtype if dtype is not None and saved_dtype.is_floating_point else saved_dtype
             made = torch.empty(tensor.shape, dtype=wanted, device=device or "cpu")
             tensor = self._replace(first, made)
@@ -131,7 +151,7 @@ class ModuleTensors:
             made = nn.Parameter(made, requires_grad=old.requires_grad)
         for name, owner in self._first_name.items():
             if owner == first:
-                parent, _, leaf = name.rpartition(".")
+                parent, _, leaf = self._path[name].rpartition(".")
                 setattr(self._module.get_submodule(parent), leaf, made)
         self._tensors[first] = made
         return made

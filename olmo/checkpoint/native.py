@@ -2,41 +2,39 @@
 
     config.yaml, tokenizer.json, ...   handed in by the caller
     model.safetensors                  all weights in one file (`sharded=False`), or
-    model/shard-*.safetensors          the weights in several files (`sharded=True`)
-    COMPLETE                           JSON: every file with its size in bytes
+    model/shard-*.safetensors          the weights in several files (`sharded=True`, see `shards`)
+    COMPLETE                           JSON: every file with its size and checksum
 
-The sharded form is PyTorch's distributed checkpoint with its safetensors storage. That was chosen over shards with an
-index of our own because every process of a sharded run can write its part of a tensor and any other number of processes
-can read it back, while one process needs no process group for either; it holds no pickle (the default storage of the
-distributed checkpoint does, in its metadata file). The same reader takes the one-file form, so both load through one
-path. What is here reads and writes with one process and calls no collective; the format is the one that many can share.
+The same reader takes both forms. A module whose tensors are split over processes is written and read by all of them:
+every process makes the same call. Any other module belongs to the process that calls, which waits for no other.
 
-Takes a module, knows no model. Names in the files are those of the module's state dict. Training state beside the
-weights belongs in a subfolder of its own.
+Takes a module, knows no model. Names in the files are those of the bare module's state dict, whatever wraps it.
+Training state beside the weights belongs in a subfolder of its own.
 """
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch import distributed as dist
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed.tensor import DTensor
 
+from olmo.checkpoint.distributed_state import fill_module, is_fsdp1, is_split, module_state, unwrapped
+from olmo.checkpoint.manifest import COMPLETE, Manifest
 from olmo.checkpoint.module_tensors import LoadReport, ModuleTensors, Shape, own_memory
+from olmo.checkpoint.processes import Processes
+from olmo.checkpoint.shards import MAX_SHARD_BYTES, read_shards, shapes_and_dtypes, write_shards
+from olmo.checkpoint.store import FolderStore, write_checkpoint
 from olmo.checkpoint.tensor_source import WEIGHTS_FILE, open_safetensors
 from olmo.exceptions import OLMoCheckpointError
-from olmo.io import atomic_folder, previous_folder
+from olmo.io import previous_folder
 
-COMPLETE = "COMPLETE"
 SHARDS_FOLDER = "model"
-MAX_SHARD_BYTES = 2 * 1024**3
 
 _READ_PARTS = 16  # loading reads about this part of the weights at a time, which bounds the memory on top of the model
 
@@ -52,26 +50,40 @@ def save_checkpoint(
 
     Args:
         module: module whose parameters and saved buffers are written, each in its own data type.
-        path: folder to write.
-        sharded: several files that many processes could write, or one.
-        write_extra: is called with the folder to add further files to it, such as `config.yaml`.
+        path: folder to write; where the module is split over processes, the same for all of them.
+        sharded: several files, to which many processes write their parts, or one.
+        write_extra: is called with the folder to add further files to it, such as `config.yaml`; only in the first of
+            several processes.
         max_shard_bytes: size at which a new shard begins.
 
     Raises:
-        OLMoCheckpointError: `path` holds something that is not a checkpoint of this kind.
+        OLMoCheckpointError: `path` holds something that is not a checkpoint of this kind, or the disk is full.
     """
-    _refuse_foreign(Path(path))
-    with atomic_folder(path) as folder:
-        tensors = ModuleTensors(module).tensors()
-        if sharded:
-            _write_shards(tensors, folder / SHARDS_FOLDER, max_shard_bytes)
-        else:
-            whole = {name: own_memory(tensor) for name, tensor in tensors.items()}
-            save_file(whole, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        if write_extra is not None:
-            write_extra(folder)
-        sizes = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-        (folder / COMPLETE).write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
+    target = Path(path).absolute()
+    processes = Processes.join() if is_split(module) else Processes()
+    try:
+        with processes.together("looking at the old checkpoint"):
+            if processes.is_main:
+                _refuse_foreign(target)
+        tensors = module_state(module)
+        # Files of the whole are written by the first process alone; all must take part in putting tensors together.
+        whole = {} if sharded else {n: t for n, t in _put_together(tensors) if processes.is_main}
+
+        def write_shared(folder: Path) -> None:
+            if sharded:
+                with processes.together("making a folder"):
+                    (folder / SHARDS_FOLDER).mkdir(exist_ok=True)
+                write_shards(tensors, folder / SHARDS_FOLDER, processes, max_shard_bytes)
+
+        def write_own(folder: Path) -> None:
+            if not sharded and processes.is_main:
+                save_file(whole, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+            if write_extra is not None and processes.is_main:
+                write_extra(folder)
+
+        write_checkpoint(FolderStore(target.parent), target.name, processes, write_shared, write_own)
+    finally:
+        processes.leave()
 
 
 def load_checkpoint(
@@ -100,44 +112,31 @@ def load_checkpoint(
             fit: then every missing, unexpected and mismatched name is listed, and the module is unchanged.
     """
     weights = _checked_weights_folder(Path(path))
-    shapes, dtypes = _shapes_and_dtypes(weights)
-    target = ModuleTensors(module)
+    if is_fsdp1(module):
+        return fill_module(module, weights, strict)
+    shapes, dtypes = shapes_and_dtypes(weights)
+    target = ModuleTensors(unwrapped(module))
     report = target.compare(shapes)
     if strict:
         report.require_clean(path)
-    misfits = {name for name, _, _ in report.mismatched} | set(report.unexpected)
-    fitting = {name: shape for name, shape in shapes.items() if name not in misfits}
-    for names in _parts(fitting, dtypes):
-        wanted = {name: target.place(name, dtypes[name], dtype, device) for name in names}
-        with _one_process_is_meant():
-            dcp.load(wanted, storage_reader=dcp.HuggingFaceStorageReader(str(weights)), no_dist=True)
+    fits = report.fitting(shapes)
+    for names in _parts({name: shape for name, shape in shapes.items() if name in fits}, dtypes):
+        read_shards({name: target.place(name, dtypes[name], dtype, device) for name in names}, weights)
     target.require_real(path)
     return report
 
 
-def _shapes_and_dtypes(weights: Path) -> tuple[dict[str, Shape], dict[str, torch.dtype]]:
-    """Shape and data type of every tensor in a folder, in the order in which they are best read: file after file."""
-    metadata = dcp.HuggingFaceStorageReader(str(weights)).read_metadata()
-    shapes, dtypes = {}, {}
-    for name, entry in metadata.state_dict_metadata.items():
-        assert isinstance(entry, TensorStorageMetadata), f"{name} comes from a safetensors file, so it is a tensor"
-        shapes[name], dtypes[name] = tuple(entry.size), entry.properties.dtype
-    return shapes, dtypes
-
-
-def _write_shards(tensors: Mapping[str, Tensor], folder: Path, max_shard_bytes: int) -> None:
-    shard_of: dict[str, int] = {}
-    shard, size = 1, 0
+def _put_together(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Whole tensors on the CPU, one after another; with parts in several processes, each must take all of them."""
     for name, tensor in tensors.items():
-        if size and size + tensor.nbytes > max_shard_bytes:
-            shard, size = shard + 1, 0
-        size += tensor.nbytes
-        shard_of[name] = shard
-    folder.mkdir()
-    writer = dcp.HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=shard_of, save_distributed=True)
-    with _one_process_is_meant():
-        packed = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        dcp.save(packed, storage_writer=writer, no_dist=True)
+        if isinstance(tensor, DTensor):
+            yield name, own_memory(tensor.full_tensor())
+        elif isinstance(tensor, ShardedTensor):
+            room = torch.empty(tensor.size(), dtype=tensor.dtype) if dist.get_rank() == 0 else None
+            tensor.gather(dst=0, out=room)
+            yield name, room if room is not None else torch.empty(0)
+        else:
+            yield name, own_memory(tensor)
 
 
 def _checked_weights_folder(folder: Path) -> Path:
@@ -146,13 +145,13 @@ def _checked_weights_folder(folder: Path) -> Path:
         kept = previous_folder(folder.absolute())
         hint = f"; an interrupted save left the old one at {kept}, rename it" if kept.is_dir() else ""
         raise OLMoCheckpointError(f"no such checkpoint folder: {folder}{hint}")
-    sizes = _marker(folder)
-    if sizes is None:
+    manifest = Manifest.read(folder)
+    if manifest is None:
         raise OLMoCheckpointError(
             f"{folder} has no {COMPLETE} file, so it is not a whole checkpoint of this library: copy it again, or, if "
             "it is a published model, load it with from_pretrained"
         )
-    for name, size in sizes.items():
+    for name, size in manifest.files.items():
         file = folder / name
         if not file.is_file():
             raise OLMoCheckpointError(f"{file} is missing from the checkpoint; copy it again")
@@ -170,22 +169,12 @@ def _checked_weights_folder(folder: Path) -> Path:
     return weights
 
 
-def _marker(folder: Path) -> dict[str, int] | None:
-    """Sizes of all files of a checkpoint by name; None where there is no marker."""
-    marker = folder / COMPLETE
-    if not marker.is_file():
-        return None
-    try:
-        return {str(name): int(size) for name, size in json.loads(marker.read_text(encoding="utf-8"))["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OLMoCheckpointError(f"{marker} cannot be read ({error}); copy the checkpoint again") from None
-
-
 def _refuse_foreign(folder: Path) -> None:
     """Raise rather than replace files that no save of ours has written."""
     if not folder.is_dir():
         return
-    known = set(_marker(folder) or ()) | {COMPLETE}
+    manifest = Manifest.read(folder) or Manifest()
+    known = set(manifest.files) | {COMPLETE}
     foreign = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.relative_to(folder).as_posix() not in known]
     if foreign:
         names = ", ".join(p.relative_to(folder).as_posix() for p in foreign[:5])
@@ -209,11 +198,3 @@ def _parts(shapes: Mapping[str, Shape], dtypes: Mapping[str, torch.dtype]) -> It
             part, read = [], 0
     if part:
         yield part
-
-
-@contextmanager
-def _one_process_is_meant() -> Iterator[None]:
-    """Keep quiet the warning that a process without a group works alone."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield

@@ -239,6 +239,13 @@ def test_saving_never_deletes_files_of_others(tmp_path):
     assert (tmp_path / "c" / "notes.txt").is_file()
 
 
+def test_a_file_is_not_replaced_by_a_folder(tmp_path):
+    (tmp_path / "c").write_text("x")
+    with pytest.raises(OLMoCheckpointError, match="is a file"):
+        save_checkpoint(toy(), tmp_path / "c")
+    assert (tmp_path / "c").read_text() == "x"
+
+
 def test_changing_the_form_leaves_no_old_weights(tmp_path):
     save_checkpoint(toy(0), tmp_path / "c", sharded=True)
     save_checkpoint(toy(1), tmp_path / "c", sharded=False)
