@@ -10,23 +10,42 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
+from olmo.data.scenes.art import ASSETS
+from olmo.data.scenes.scenes_config import ScenesConfig
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
+from olmo.train.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks up its module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def nano() -> Iterator[ModuleType]:
     # As `python benchmarks/nano.py` does, so that the script finds what benchmarks share.
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("benchmarks_nano", ROOT / "benchmarks" / "nano.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    yield script(ROOT / "benchmarks" / "nano.py")
     sys.path.remove(str(ROOT / "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def sheet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Art that looks like nothing known: Noto's, in other colours."""
+    path = tmp_path_factory.mktemp("art") / "other.png"
+    with Image.open(ASSETS / "noto.png") as image:
+        red, green, blue, alpha = image.convert("RGBA").split()
+    Image.merge("RGBA", (blue, red, green, alpha)).save(path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +75,88 @@ def test_last_line_is_the_result(nano: ModuleType, run_dir: Path, capsys: pytest
     assert {"hardware", "commit", "n_params", "counting_by_count", "pointing_by_objects"} <= set(result)
     assert str(run_dir.parent) not in last, "no folder of this machine"
     assert any("FAIL" in line for line in shown)
+    assert set(result["points"]) == {"pointing"}
+    assert set(result["points"]["pointing"]) == {"n", "precision", "recall", "f1", "interval", "blind"}
+    assert "art" not in result and result["profile"] == "basic"
+
+
+def test_a_run_of_the_trainer(
+    nano: ModuleType, tiny_model: Molmo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (20, 100):
+        tiny_model.save_checkpoint(tmp_path / f"step{step:08}")
+    (tmp_path / "step00000200").mkdir()  # not complete
+    assert nano.main(["--run-dir", str(tmp_path), "--scenes", "1", "--no-blind"]) == 1
+    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["step"] == 100
+
+
+def test_wide_scenes_and_other_art(
+    nano: ModuleType,
+    run_dir: Path,
+    sheet: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(nano, "RESULT", tmp_path / "nano.json")
+    given = arguments(run_dir, "--profile", "wide", "--art", str(sheet), "--scenes", "1", "--save", "--threads", "1")
+    assert nano.main(given) == 1
+    *shown, last = capsys.readouterr().out.strip().splitlines()
+    result = json.loads(last)
+    art = result["art"]
+    assert result["profile"] == "wide" and result["points"]["pointing"]["floor"] == 0.9
+    assert result["tasks"]["naming"]["floor"] == 0.95 and "floor" not in result["tasks"]["pointing"]
+    assert art["sheet"] == "other.png" and art["n_scenes"] == 1
+    assert art["tasks"]["naming"]["floor"] == 0.5 and art["points"]["pointing"]["floor"] == 0.7
+    assert all(
+        "blind" in entry for part in (result, art) for kind in ("tasks", "points") for entry in part[kind].values()
+    )
+    assert {"json", "follow_up"} <= set(result["tasks"]) and {"json", "follow_up"} <= set(art["tasks"])
+    assert any("in the art of other.png" in line for line in shown)
+    assert str(sheet.parent) not in last, "no folder of this machine"
+
+    tables = script(ROOT / "scripts" / "build_doc_tables.py")
+    monkeypatch.setattr(tables, "RESULT", tmp_path / "nano.json")
+    page = tables.nano_results()
+    assert page.count("| pointing, F1 | ") == 2 and "art it was never trained on (`other.png`)" in page
+    assert "| pointing, near |" in page and "| follow up |" in page
+
+
+def test_a_result_without_points_still_makes_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = script(ROOT / "scripts" / "build_doc_tables.py")
+    entry = {"n": 4, "accuracy": 0.5, "interval": [0.1, 0.9]}
+    facts = {"device": "cpu", "cpu": "a", "threads": 1}
+    result = {"n_scenes": 4, "tasks": {"naming": entry}, "hardware": facts, "versions": {"torch": "2"}}
+    (tmp_path / "nano.json").write_text(json.dumps(result))
+    monkeypatch.setattr(tables, "RESULT", tmp_path / "nano.json")
+    page = tables.nano_results()
+    assert "| naming | 4 | 50.0 % | 10.0 % to 90.0 % | - |" in page and "F1" not in page
+
+
+def test_scenes_are_those_of_the_recipes(nano: ModuleType) -> None:
+    for profile, recipe in (("basic", "nano.yaml"), ("wide", "nano_wide.yaml")):
+        (source,) = TrainConfig.load(ROOT / "configs" / recipe).data.sources
+        trained, asked = source.scenes or ScenesConfig(), nano.PROFILES[profile].scenes
+        assert asked.image_size == 168
+        drawn = [c.asdict() for c in (trained, asked)]
+        for options in drawn:
+            del options["questions_per_scene"], options["task_weights"]
+        assert drawn[0] == drawn[1], "asked about other scenes than it was trained on"
+        assert trained.asked_tasks() == asked.asked_tasks()
+    wide = nano.PROFILES["wide"]
+    assert (wide.n_scenes, nano.PROFILES["basic"].n_scenes) == (1000, 500)
+    figures = {"naming": 0.95, "counting": 0.9, "pointing_f1": 0.9, "reading": 0.9, "position": 0.9}
+    assert dict(wide.floors) == figures, "the goals of molmo-nano"
+
+
+def test_a_floor_needs_a_figure(nano: ModuleType) -> None:
+    report = nano.ScenesReport(1, False, {"naming": nano.TaskResult(10, 5)})
+    part = nano.Part("here", nano.PROFILES["basic"], report, None)
+    assert not part.passes("naming") and not part.passes("counting")
+    assert nano.lowest_ratio([part]) == 0.625, "0.5 of 0.8"
+    art = nano.Part("art", nano.with_art(nano.PROFILES["basic"], Path("x.png")), report, None)
+    assert art.passes("naming")
+    assert nano.lowest_ratio([art]) == 1.0
 
 
 def test_without_floors_and_blind(nano: ModuleType, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +186,7 @@ def test_saves_what_it_prints(
         (["--scenes", "0"], "--scenes 0"),
         (["--device", "abacus"], "abacus"),
         (["--threads", "-1"], "--threads -1"),
+        (["--art", "no_such.png"], "no_such.png"),
     ],
 )
 def test_mistakes_are_one_line(

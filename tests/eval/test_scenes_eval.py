@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from olmo.data.scenes import Question, Scene, Task, make_scene
+from olmo.data.scenes.dataset import ScenesDataset
 from olmo.data.scenes.questions import point_text
+from olmo.data.scenes.scenes_config import ScenesConfig
 from olmo.data.scenes.scoring import score
+from olmo.eval.metrics.scene import points_inside
 from olmo.eval.scenes_eval import (
     SPARE_TOKENS,
     Item,
     answer_items,
-    batches,
     evaluate_scenes,
     grey_picture,
-    points_inside,
     token_budgets,
 )
 from olmo.exceptions import OLMoInputError
@@ -33,18 +34,21 @@ def key(input_ids: torch.Tensor, images: torch.Tensor) -> tuple[tuple[int, ...],
 class Oracle(Molmo):
     """Knows the answer to each picture and prompt it was told of, and records what it is asked."""
 
-    def __init__(self, config: MolmoConfig, items: list[Item], fixed: str | None = None) -> None:
+    def __init__(
+        self, config: MolmoConfig, items: list[Item], fixed: str | None = None, scenes: ScenesConfig | None = None
+    ) -> None:
         super().__init__(config)
         self.fixed = fixed
         self.calls: list[dict[str, Any]] = []
         preprocess = config.build_preprocessor(for_inference=True)
         self.answers = {}
         for seed, q in items:
-            example = preprocess({"image": make_scene(seed).image, "prompt": q.prompt, "style": q.style})
+            messages = q.messages(with_answer=False)
+            example = preprocess({"image": make_scene(seed, scenes).image, "messages": messages, "style": q.style})
             self.answers[key(example["input_ids"], example["images"])] = q.answer
 
     def generate(self, input_ids: torch.Tensor, images: torch.Tensor, **options: Any) -> OLMoGenerateOutput:
-        self.calls.append({"images": images, **options})
+        self.calls.append({"images": images, "input_ids": input_ids, **options})
         if self.fixed is not None:
             texts = [self.fixed] * len(input_ids)
         else:
@@ -54,7 +58,7 @@ class Oracle(Molmo):
 
 def test_truth_scores_one_on_every_task(tiny_config: MolmoConfig, items: list[Item]) -> None:
     report = evaluate_scenes(Oracle(tiny_config, items), items)
-    expected = {"pointing_near", *(t.value for t in Task)}
+    expected = {"pointing_near", *(t.value for t in ScenesConfig().asked_tasks())}
     assert expected <= set(report.tasks) <= expected | {"counting_absent", "pointing_absent"}
     assert {name: r.accuracy for name, r in report.tasks.items()} == dict.fromkeys(report.tasks, 1.0)
     asked = sum(r.n for name, r in report.tasks.items() if name != "pointing_near")
@@ -63,6 +67,35 @@ def test_truth_scores_one_on_every_task(tiny_config: MolmoConfig, items: list[It
     assert sum(r.n for r in report.pointing_by_objects.values()) == report.tasks["pointing"].n
     assert 0 not in report.counting_by_count and 0 not in report.pointing_by_objects
     assert report.confusions == ()
+    n_pointing = sum(r.n for name, r in report.tasks.items() if name in ("pointing", "pointing_absent"))
+    assert {name: r.n for name, r in report.points.items()} == {"pointing": n_pointing}
+    assert report.points["pointing"].asdict() | {"interval": []} == {
+        "n": n_pointing, "precision": 1.0, "recall": 1.0, "f1": 1.0, "interval": [],
+    }  # fmt: skip
+
+
+WIDE = ScenesConfig(
+    concept_set="wide", art=["noto", "fluent"], photo_share=0.35, max_count=10, max_objects=12, min_object_share=0.12,
+    task_weights={"pointing_several": 1, "follow_up": 1, "json": 1},
+)  # fmt: skip
+
+
+def test_wide_tasks_are_asked_with_what_was_said_before(tiny_config: MolmoConfig) -> None:
+    items = ScenesDataset(WIDE).evaluation_items(4)
+    oracle = Oracle(tiny_config, items, scenes=WIDE)
+    report = evaluate_scenes(oracle, items, WIDE)
+    assert set(report.tasks) == {"json", "pointing_several", "pointing_several_near", "follow_up"}
+    assert all(r.accuracy == 1 for r in report.tasks.values())
+    assert report.figure("pointing_several_f1") == 1.0
+    decode = oracle.tokenizer.decode
+    prompts = [decode([i for i in ids if i >= 0]) for call in oracle.calls for ids in call["input_ids"].tolist()]
+    asked = [q for _, q in items if q.task is Task.follow_up]
+    assert asked
+    for question in asked:
+        said = [text for turn in question.history for text in turn]
+        assert any(all(text in prompt for text in [*said, question.prompt]) for prompt in prompts), question
+    blind = evaluate_scenes(oracle, items, WIDE, blind=True)
+    assert blind.figure("follow_up") == 0.0 and blind.figure("pointing_several_f1") == 0.0
 
 
 def test_blind_oracle_knows_nothing_because_all_is_grey(tiny_config: MolmoConfig, items: list[Item]) -> None:
@@ -126,11 +159,16 @@ def test_answers_come_in_the_order_of_the_questions(tiny_config: MolmoConfig, it
     assert [a.text for a in answered] == [q.answer for _, q in items]
 
 
-def test_batches_hold_one_task_and_every_question_once(items: list[Item]) -> None:
-    found = list(batches(items, 5))
-    assert all(1 <= len(batch) <= 5 for batch in found)
-    assert all(len({items[i][1].task for i in batch}) == 1 for batch in found)
-    assert sorted(i for batch in found for i in batch) == list(range(len(items)))
+def test_batches_hold_one_task_and_every_question_once(tiny_config: MolmoConfig, items: list[Item]) -> None:
+    oracle = Oracle(tiny_config, items)
+    answer_items(oracle, items, batch_size=5)
+    budgets = token_budgets(oracle, [q for _, q in items])
+    asked = Counter({budget: 0 for budget in budgets.values()})
+    for call in oracle.calls:
+        assert 1 <= len(call["images"]) <= 5
+        asked[call["max_new_tokens"]] += len(call["images"])
+    expected = Counter(budgets[q.task] for _, q in items)
+    assert asked == expected
 
 
 def test_budget_leaves_room_for_the_longest_answer(tiny_model: Molmo, items: list[Item]) -> None:

@@ -1,0 +1,1 @@
+"""Generation over many requests at once."""

@@ -1,0 +1,1 @@
+"""Scores of answers: pure functions of a text and a reference."""
