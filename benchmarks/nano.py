@@ -1,8 +1,10 @@
 """How well a model answers questions about scenes it has never seen, beside the same model without the picture.
 
-    python benchmarks/nano.py            500 scenes, one question of each task a scene allows
-    python benchmarks/nano.py --quick    60 scenes
-    python benchmarks/nano.py --save     also write benchmarks/results/nano.json
+    python benchmarks/nano.py                   500 scenes, one question of each task a scene allows
+    python benchmarks/nano.py --profile wide    1000 harder scenes; see nano_profiles.py
+    python benchmarks/nano.py --art SHEET.png   also scenes in other art, from a sprite sheet
+    python benchmarks/nano.py --quick           60 scenes
+    python benchmarks/nano.py --save            also write benchmarks/results/nano.json
 
 The last line is one JSON object. The exit code is 1 when a floor is missed and 2 when the input is wrong.
 """
@@ -13,12 +15,15 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from harness import RESULTS, ROOT, commit, hardware, versions
+from nano_profiles import DEFAULT_PROFILE, PROFILES, Profile, with_art
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
@@ -26,7 +31,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from olmo.data.scenes.dataset import ScenesDataset
-from olmo.data.scenes.scenes_config import ScenesConfig
 from olmo.eval.report import ScenesReport, TaskResult
 from olmo.eval.scenes_eval import Item, evaluate_scenes
 from olmo.exceptions import OLMoCheckpointError, OLMoError, OLMoInputError
@@ -36,10 +40,30 @@ from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
 
 RESULT = RESULTS / "nano.json"
-FLOORS = {"naming": 0.80, "counting": 0.65, "pointing": 0.45}
-"""Least accuracy of a model that was trained on a CPU alone."""
-QUICK_SCENES, FULL_SCENES = 60, 500
+QUICK_SCENES = 60
 SHOWN_CONFUSIONS = 10
+
+
+@dataclass(frozen=True)
+class Part:
+    """One set of scenes and what a model made of it.
+
+    Attributes:
+        title: for people.
+        profile: the scenes and the floors that hold on them.
+        sighted: the model with the picture.
+        blind: the model with grey instead; None where that was not asked.
+    """
+
+    title: str
+    profile: Profile
+    sighted: ScenesReport
+    blind: ScenesReport | None
+
+    def passes(self, name: str) -> bool:
+        """Whether a figure reaches its floor; one of a task that was never asked does not."""
+        figure = self.sighted.figure(name)
+        return figure is not None and figure >= self.profile.floors[name]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,31 +74,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         set_up(args)
         model, facts = load_model(args)
-        config = ScenesConfig()
-        items = evaluation_items(args, config)
+        profiles = chosen_profiles(args)
+        # Other art first: a sheet that is missing or does not fit shows at once.
+        items = {title: evaluation_items(args, profile) for title, profile in reversed(profiles.items())}
         start = time.perf_counter()
-        sighted = run(model, items, config, args.batch_size, False, console)
-        blind = run(model, items, config, args.batch_size, True, console) if args.blind else None
+        parts = [run(model, items[title], title, profile, args, console) for title, profile in profiles.items()]
     except OLMoError as error:
         # Some messages list names line by line.
         Console(stderr=True).print(f"error: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
         return 2
-    floors = FLOORS if args.floors else {}
-    print_report(console, sighted, blind, floors)
+    for part in parts:
+        print_report(console, part, args.floors)
     result = {
         "benchmark": "nano",
         **facts,
         "n_params": model.num_params(),
-        "n_scenes": sighted.n_scenes,
-        "ratio": lowest_ratio(sighted),
-        **figures(sighted, blind, floors),
+        "profile": args.profile,
+        "ratio": lowest_ratio(parts),
+        **figures(parts[0], args.floors),
         "seconds": round(time.perf_counter() - start, 1),
         **provenance(model, given),
     }
+    if args.art is not None:
+        result["art"] = {"sheet": args.art.name, **figures(parts[1], args.floors)}
     if args.save:
         write_atomic(RESULT, json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
-    return 0 if all(passes(sighted, name, floor) for name, floor in floors.items()) else 1
+    is_enough = all(part.passes(name) for part in parts for name in part.profile.floors)
+    return 0 if is_enough or not args.floors else 1
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -83,8 +110,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     source.add_argument("--model", help="checkpoint folder or hub id; the bundled model by default")
     source.add_argument("--run-dir", type=Path, help="folder of a training run; its latest weights are evaluated")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "molmo-nano", help="of the run's model")
+    parser.add_argument("--profile", choices=PROFILES, default=DEFAULT_PROFILE, help="which scenes and floors")
+    parser.add_argument(
+        "--art",
+        type=Path,
+        help="sprite sheet of other art to ask about as well",
+    )
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--scenes", type=int, help=f"number of scenes; {FULL_SCENES} by default")
+    size.add_argument("--scenes", type=int, help="number of scenes; by default that of the profile")
     size.add_argument("--quick", action="store_true", help=f"{QUICK_SCENES} scenes")
     parser.add_argument("--blind", action=argparse.BooleanOptionalAction, default=True, help="also ask about grey")
     parser.add_argument("--floors", action=argparse.BooleanOptionalAction, default=True, help="fail below the floors")
@@ -107,12 +140,21 @@ def set_up(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
 
 
-def evaluation_items(args: argparse.Namespace, config: ScenesConfig) -> list[Item]:
+def chosen_profiles(args: argparse.Namespace) -> dict[str, Profile]:
+    """What is asked about, by title: the profile, and its scenes in other art."""
+    profile = PROFILES[args.profile]
+    chosen = {f"profile {args.profile}": profile}
+    if args.art is not None:
+        chosen[f"profile {args.profile} in the art of {args.art.name}"] = with_art(profile, args.art)
+    return chosen
+
+
+def evaluation_items(args: argparse.Namespace, profile: Profile) -> list[Item]:
     """The questions, always the same for a number of scenes."""
-    n_scenes = args.scenes if args.scenes is not None else QUICK_SCENES if args.quick else FULL_SCENES
+    n_scenes = args.scenes if args.scenes is not None else QUICK_SCENES if args.quick else profile.n_scenes
     if n_scenes < 1:
         raise OLMoInputError(f"--scenes {n_scenes} is out of range; allowed: 1 and up")
-    return ScenesDataset(config).evaluation_items(n_scenes)
+    return ScenesDataset(profile.scenes).evaluation_items(n_scenes)
 
 
 def load_model(args: argparse.Namespace) -> tuple[ModelBase, dict[str, Any]]:
@@ -127,7 +169,10 @@ def load_model(args: argparse.Namespace) -> tuple[ModelBase, dict[str, Any]]:
 
 def model_of_run(run_dir: Path, config: Path) -> tuple[Molmo, int]:
     """The model of a training run at its last checkpoint, and the step of that."""
-    folder = run_dir / "latest"
+    complete = sorted(marker.parent for marker in run_dir.glob("step*/COMPLETE"))
+    if complete:
+        return Molmo.from_pretrained(complete[-1]), int(complete[-1].name.removeprefix("step"))
+    folder = run_dir / "latest"  # runs of the first trainer
     model = Molmo(MolmoConfig.load(config))
     try:
         model.load_state_dict(load_file(folder / "weights.safetensors"))
@@ -142,64 +187,82 @@ def model_of_run(run_dir: Path, config: Path) -> tuple[Molmo, int]:
 
 
 def run(
-    model: ModelBase, items: Sequence[Item], config: ScenesConfig, batch_size: int, blind: bool, console: Console
-) -> ScenesReport:
+    model: ModelBase, items: Sequence[Item], title: str, profile: Profile, args: argparse.Namespace, console: Console
+) -> Part:
+    """Ask with the picture and, unless told not to, without."""
+    reports: list[ScenesReport | None] = [None, None]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("blind" if blind else "sighted", total=len(items))
-        return evaluate_scenes(
-            model, items, config, batch_size, blind, lambda done, _: progress.update(bar, completed=done)
-        )
+        for is_blind in (False, True) if args.blind else (False,):
+            bar = progress.add_task(f"{title}, {'blind' if is_blind else 'sighted'}", total=len(items))
+
+            def show(done: int, _: int, bar: Any = bar) -> None:
+                progress.update(bar, completed=done)
+
+            reports[is_blind] = evaluate_scenes(model, items, profile.scenes, args.batch_size, is_blind, show)
+    sighted, blind = reports
+    assert sighted is not None
+    return Part(title, profile, sighted, blind)
 
 
-def passes(report: ScenesReport, task: str, floor: float) -> bool:
-    """Whether the accuracy reaches the floor; a task that was never asked does not."""
-    accuracy = report.tasks[task].accuracy if task in report.tasks else None
-    return accuracy is not None and accuracy >= floor
+def lowest_ratio(parts: Iterable[Part]) -> float:
+    """The figure that is furthest below its floor, over that floor; 1 and above: all floors are met."""
+    found = [(p.sighted.figure(name), floor) for p in parts for name, floor in p.profile.floors.items()]
+    return round(min((figure / floor for figure, floor in found if figure is not None), default=0.0), 4)
 
 
-def lowest_ratio(sighted: ScenesReport) -> float:
-    """Accuracy over floor of the task that is furthest below its floor; 1 and above: all floors are met."""
-    accuracies = {name: sighted.tasks[name].accuracy for name in FLOORS if name in sighted.tasks}
-    return round(min((a / FLOORS[name] for name, a in accuracies.items() if a is not None), default=0.0), 4)
-
-
-def figures(sighted: ScenesReport, blind: ScenesReport | None, floors: dict[str, float]) -> dict[str, Any]:
+def figures(part: Part, has_floors: bool) -> dict[str, Any]:
     """Results by task with the blind figure and the floor beside each, and the breakdowns."""
-    found = sighted.asdict()
-    for name, entry in found["tasks"].items():
-        if blind is not None:
-            entry["blind"] = blind.asdict()["tasks"][name]["accuracy"]
-        if name in floors:
-            entry["floor"] = floors[name]
-            entry["passed"] = passes(sighted, name, floors[name])
-    return {k: found[k] for k in ("tasks", "counting_by_count", "pointing_by_objects", "confusions")}
+    found = part.sighted.asdict()
+    for group, suffix in (("tasks", ""), ("points", "_f1")):
+        for task, entry in found[group].items():
+            name = task + suffix
+            if part.blind is not None:
+                entry["blind"] = rounded(part.blind.figure(name))
+            if has_floors and name in part.profile.floors:
+                entry["floor"] = part.profile.floors[name]
+                entry["passed"] = part.passes(name)
+    keys = ("n_scenes", "tasks", "points", "counting_by_count", "pointing_by_objects", "confusions")
+    return {key: found[key] for key in keys}
 
 
-def print_report(console: Console, sighted: ScenesReport, blind: ScenesReport | None, floors: dict[str, float]) -> None:
-    numbers = ("n", "right %", "95 % interval", "blind %", "floor %")
-    table = Table("task", *(Column(title, justify="right") for title in numbers), "")
-    for name, result in sighted.tasks.items():
-        floor = floors.get(name)
-        verdict = "" if floor is None else "pass" if passes(sighted, name, floor) else "FAIL"
-        table.add_row(
-            name,
-            str(result.n),
-            percent(result.accuracy),
-            interval(result),
-            percent(blind.tasks[name].accuracy if blind else None),
-            percent(floor),
-            verdict,
-            style="red" if verdict == "FAIL" else None,
-        )
+def rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
+
+
+def print_report(console: Console, part: Part, has_floors: bool) -> None:
+    report, floors = part.sighted, part.profile.floors if has_floors else {}
+    console.print(f"{part.title}: {report.n_scenes} scenes", markup=False)
+    table = new_table("task", "n", "right %", "95 % interval", "blind %", "floor %", "")
+    for name, result in report.tasks.items():
+        add_row(table, part, floors, name, name, str(result.n), percent(result.accuracy), interval(result))
     console.print(table)
+    table = new_table("points", "n", "precision %", "recall %", "F1 %", "blind %", "floor %", "")
+    for name, points in report.points.items():
+        shares = [percent(share) for share in (points.precision, points.recall, points.f1)]
+        add_row(table, part, floors, f"{name}_f1", name, str(points.n), *shares)
+    if report.points:
+        console.print(table)
     for title, results in (
-        ("counting by true count", sighted.counting_by_count),
-        ("pointing by number of objects", sighted.pointing_by_objects),
+        ("counting by true count", report.counting_by_count),
+        ("pointing by number of objects", report.pointing_by_objects),
     ):
         console.print(f"{title}: " + ", ".join(f"{k}: {percent(r.accuracy)} of {r.n}" for k, r in results.items()))
-    wrong = [f"{c.expected} -> {c.answered or '(nothing)'} {c.n}" for c in sighted.confusions[:SHOWN_CONFUSIONS]]
+    wrong = [f"{c.expected} -> {c.answered or '(nothing)'} {c.n}" for c in report.confusions[:SHOWN_CONFUSIONS]]
     console.print("wrong names: " + (", ".join(wrong) or "none"), markup=False)
-    console.print("pointing_near: points up to 1.5 % of the side off the object count as well.")
+    console.print("near: points up to 1.5 % of the side off the object count as well.")
+
+
+def new_table(name: str, *titles: str) -> Table:
+    columns = (Column(title, justify="right", no_wrap=True) for title in titles)
+    return Table(Column(name, no_wrap=True), *columns, box=SIMPLE_HEAD, pad_edge=False)
+
+
+def add_row(table: Table, part: Part, floors: Mapping[str, float], figure: str, *cells: str) -> None:
+    """Add a row with the blind figure, the floor and the verdict behind its cells."""
+    verdict = "" if figure not in floors else "pass" if part.passes(figure) else "FAIL"
+    blind = percent(part.blind.figure(figure) if part.blind else None)
+    style = "red" if verdict == "FAIL" else None
+    table.add_row(*cells, blind, percent(floors.get(figure)), verdict, style=style)
 
 
 def percent(share: float | None) -> str:

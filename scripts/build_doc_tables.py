@@ -21,7 +21,7 @@ from typing import Any
 
 from PIL import Image
 
-from olmo.data.scenes.art import concepts
+from olmo.data.scenes.art import ConceptSet, concepts
 from olmo.data.scenes.signs import WORDS
 from olmo.models.info import ModelInfo, model_info
 from olmo.models.molmo.molmo_config import MolmoConfig
@@ -98,7 +98,7 @@ def nano_sizes() -> str:
         ("Language model", f"{llm.n_layers} layers of width {llm.d_model}, {llm.n_heads} heads"),
         ("Vocabulary", f"{llm.vocab_size} tokens and {llm.additional_vocab_size} extra rows"),
         ("Context", f"{llm.max_sequence_length} tokens"),
-        ("Knows", f"{len(concepts())} kinds of things, {len(WORDS)} words on signs"),
+        ("Knows", f"{len(concepts(ConceptSet.basic))} kinds of things, {len(WORDS)} words on signs"),
     ]
     return table(("Part", "Size"), rows)
 
@@ -138,23 +138,38 @@ def nano_results() -> str:
     if not RESULT.is_file():
         return NOT_MEASURED
     result = json.loads(RESULT.read_text(encoding="utf-8"))
-    header = ("Task", "Questions", "Right", "95 % interval", "Picture replaced by grey")
-    rows = [(name.replace("_", ", "), *task_cells(entry)) for name, entry in result["tasks"].items()]
     hardware = result["hardware"]
     source = (
         f"{result['n_scenes']} scenes from unseen seeds, greedy decoding. Measured on {hardware['device']} "
         f"({hardware['cpu']}, {hardware['threads']} threads) with torch {result['versions']['torch']}; "
         "source: `benchmarks/results/nano.json`."
     )
-    return f"{table(header, rows)}\n\n{source}"
+    text = f"{tasks_table(result)}\n\n{source}"
+    if "art" in result:
+        art = result["art"]
+        text += f"\n\n{art['n_scenes']} scenes in art it was never trained on (`{art['sheet']}`):\n\n{tasks_table(art)}"
+    return text
+
+
+def tasks_table(result: dict[str, Any]) -> str:
+    """A row for each task, and for the F1 of its points where a result has them."""
+    header = ("Task", "Questions", "Right", "95 % interval", "Picture replaced by grey")
+    rows = [(shown(name), *task_cells(entry)) for name, entry in result["tasks"].items()]
+    rows += [(f"{shown(name)}, F1", *task_cells(entry)) for name, entry in result.get("points", {}).items()]
+    return table(header, rows)
+
+
+def shown(task: str) -> str:
+    """`pointing several, near` for the task `pointing_several_near`."""
+    return re.sub(r"_(near|absent)$", r", \1", task).replace("_", " ")
 
 
 def task_cells(entry: dict[str, Any]) -> tuple[str, ...]:
-    """Number of questions, accuracy, interval and blind accuracy of one task."""
+    """Number of questions, accuracy or F1, interval and blind figure of one task."""
     low, high = entry["interval"]
     return (
         str(entry["n"]),
-        percent(entry["accuracy"]),
+        percent(entry.get("accuracy", entry.get("f1"))),
         f"{percent(low)} to {percent(high)}",
         percent(entry.get("blind")),
     )
