@@ -1,6 +1,9 @@
-"""Small facts about torch that several rooms need: data types by name."""
+"""Small facts about torch that several rooms need: data types by name, and the place of this process."""
 
 from __future__ import annotations
+
+import os
+from dataclasses import dataclass
 
 import torch
 
@@ -38,3 +41,44 @@ def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if isinstance(dtype, str) and dtype.removeprefix("torch.") in DTYPES:
         return DTYPES[dtype.removeprefix("torch.")]
     raise OLMoConfigurationError(f"{dtype!r} is not one of 'auto', {', '.join(map(repr, DTYPES))}", "dtype")
+
+
+@dataclass(frozen=True)
+class LaunchFacts:
+    """Where this process stands among those that were started together."""
+
+    rank: int = 0
+    """Number of this process, 0 to world_size - 1."""
+
+    world_size: int = 1
+    """Processes in all."""
+
+    local_rank: int = 0
+    """Number of this process on its machine."""
+
+    local_world_size: int = 1
+    """Processes on this machine."""
+
+
+def launch_facts() -> LaunchFacts:
+    """What `torchrun` wrote into the environment (RANK, WORLD_SIZE, ...); one process where it did not start this one.
+
+    Raises:
+        OLMoConfigurationError: some of the variables are set and others are missing, or one is no number.
+    """
+    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+        return LaunchFacts()
+    wanted = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in wanted if name not in os.environ]
+    if missing:
+        raise OLMoConfigurationError(
+            f"RANK or WORLD_SIZE is set, so this is one of many processes, but {', '.join(missing)} is not; start with "
+            "torchrun, or unset them to run one process"
+        )
+    values = {}
+    for name, otherwise in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1")):
+        text = os.environ.get(name, otherwise)
+        if not text.isdigit():
+            raise OLMoConfigurationError(f"environment variable {name} is {text!r}, not a number; start with torchrun")
+        values[name.lower()] = int(text)
+    return LaunchFacts(**values)

@@ -48,3 +48,23 @@ def wrap_policy(strategy: str | None, blocks: Iterable[nn.Module], large: Iterab
     if chosen is WrapStrategy.by_block_and_size:
         wrapped |= set(map(id, large))
     return partial(lambda_auto_wrap_policy, lambda_fn=lambda module: id(module) in wrapped)
+
+
+def parameters_by_part(named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, dict[str, nn.Parameter]]:
+    """Parameters of a model by the part they belong to.
+
+    Args:
+        named: names as `named_parameters` gives them.
+
+    Returns:
+        `vit`, `llm`, and in `connector` what stands between them, with the table of extra vocabulary.
+    """
+    parts: dict[str, dict[str, nn.Parameter]] = {"connector": {}, "vit": {}, "llm": {}}
+    for name, parameter in named:
+        if name.startswith("vision_backbone.image_vit."):
+            parts["vit"][name] = parameter
+        elif not name.startswith("llm.") or name == "llm.wte.new_embedding":
+            parts["connector"][name] = parameter
+        else:
+            parts["llm"][name] = parameter
+    return parts
