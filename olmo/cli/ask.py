@@ -11,7 +11,7 @@ import typer
 
 from olmo.cli.answer import Answer, picture_format
 from olmo.cli.errors import one_line
-from olmo.cli.options import Choices, Device, Dtype, MaxNewTokens, Model, Seed, Temperature
+from olmo.cli.options import Adapter, Choices, Device, Dtype, MaxNewTokens, Model, Seed, Temperature
 from olmo.cli.pictures import has_picture_name, is_path, load_picture, pictures_in
 from olmo.cli.session import Session
 from olmo.exceptions import OLMoError, OLMoInputError
@@ -26,6 +26,7 @@ def ask(
         str, typer.Argument(metavar="QUESTION", help="What to ask; always the last word of the command line.")
     ],
     model: Model = None,
+    adapter: Adapter = None,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -43,7 +44,13 @@ def ask(
     images = images or []
     _check_usage(images, question, save)
     choices = Choices(
-        model=model, device=device, dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        model=model,
+        adapter=adapter,
+        device=device,
+        dtype=dtype,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
     )
     if len(images) == 1 and Path(images[0]).is_dir():
         _ask_each(pictures_in(images[0]), question, choices, save, as_json)

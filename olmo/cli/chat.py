@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from olmo.cli.errors import one_line
-from olmo.cli.options import Choices, Device, Dtype, MaxNewTokens, Model, Seed, Temperature
+from olmo.cli.options import Adapter, Choices, Device, Dtype, MaxNewTokens, Model, Seed, Temperature
 from olmo.cli.pictures import is_path, load_picture
 from olmo.cli.session import Session
 from olmo.exceptions import OLMoError, OLMoInputError
@@ -29,6 +29,7 @@ def chat(
         list[str] | None, typer.Argument(metavar="IMAGE", help="Pictures to talk about.", show_default=False)
     ] = None,
     model: Model = None,
+    adapter: Adapter = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
@@ -38,7 +39,13 @@ def chat(
     """Talk about pictures, turn by turn."""
     pictures = [load_picture(image) for image in images or ()]
     choices = Choices(
-        model=model, device=device, dtype=dtype, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        model=model,
+        adapter=adapter,
+        device=device,
+        dtype=dtype,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
     )
     conversation = Conversation(Session(choices), pictures)
     is_interactive = sys.stdin.isatty()

@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from olmo.checkpoint.module_tensors import ModuleTensors
 from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
+from olmo.models.adapters import merge_adapter
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
 from olmo.models.molmo.native_release import WEIGHTS, read_native_release
 from olmo.torch_util import resolve_dtype
@@ -37,6 +38,9 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="Folder to write.")],
     to: Annotated[Layout, typer.Option(help="native: this package's layout; hf: the released Hugging Face layout.")],
     dtype: Annotated[str | None, typer.Option(help="Number format; without it, the stored one.")] = None,
+    merge: Annotated[
+        str | None, typer.Option("--merge-adapter", help="Folder of an adapter to add to the weights.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint that is already at TARGET.")] = False,
 ) -> None:
     """Turn published weights into a native checkpoint, or a checkpoint into the released layout."""
@@ -48,6 +52,9 @@ def convert(
             model = _load_release(Path(source), target, wanted)
         else:
             model = Molmo.from_pretrained(source, dtype=dtype or "auto")
+        if merge is not None:
+            step(f"Merging {merge}")
+            merge_adapter(model, merge)
         step(f"Writing {target}")
         if to is Layout.native:
             model.save_checkpoint(target)

@@ -11,6 +11,10 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Folder or hub id of a model; without it, the bundled one.", show_default=False),
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option(help="Folder of an adapter for the model; without --model, for the one it was made for."),
+]
 Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps.", show_default=False)]
 Dtype = Annotated[
     str | None, typer.Option(help="Number format of the weights: float32, bfloat16, float16.", show_default=False)
@@ -30,6 +34,7 @@ class Choices:
     """What a user chose about loading and generating; None was left open."""
 
     model: str | None = None
+    adapter: str | None = None
     device: str | None = None
     dtype: str | None = None
     max_new_tokens: int | None = None

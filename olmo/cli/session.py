@@ -13,6 +13,7 @@ from rich.console import Console
 
 from olmo.cli.options import Choices
 from olmo.exceptions import OLMoInputError
+from olmo.models.adapters import merge_adapter, read_adapter
 from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
 from olmo.models.molmo.molmo import Molmo
 
@@ -30,13 +31,9 @@ class Session:
     """
 
     def __init__(self, choices: Choices) -> None:
-        self.name = choices.model or BUNDLED_MODEL
+        self.name = chosen_model(choices)
         self._generating = choices.generating()
-        if choices.device is not None:
-            _check_device(choices.device)
-        console = Console(stderr=True)
-        with console.status(f"Loading {self.name}") if console.is_terminal else nullcontext():
-            self.model = Molmo.from_pretrained(model_folder(choices.model), **choices.loading())
+        self.model = load_model(choices)
         self._preprocess = self.model.config.build_preprocessor(for_inference=True)
 
     def stream(self, messages: Messages, pictures: Sequence[np.ndarray] = ()) -> Iterator[str]:
@@ -56,6 +53,32 @@ class Session:
     def ask(self, question: str, pictures: Sequence[np.ndarray] = ()) -> Iterator[str]:
         """The answer to one question, piece by piece."""
         return self.stream([{"role": "user", "content": question}], pictures)
+
+
+def load_model(choices: Choices) -> Molmo:
+    """The chosen model, on the chosen device.
+
+    Raises:
+        OLMoInputError: the device cannot be used.
+        OLMoCheckpointError: there is no such model or adapter, files are damaged, or the two do not belong together.
+    """
+    if choices.device is not None:
+        _check_device(choices.device)
+    console = Console(stderr=True)
+    name = chosen_model(choices)
+    with console.status(f"Loading {name}") if console.is_terminal else nullcontext():
+        model = Molmo.from_pretrained(model_folder(name), **choices.loading())
+        if choices.adapter is not None:
+            merge_adapter(model, choices.adapter)
+    return model
+
+
+def chosen_model(choices: Choices) -> str:
+    """The model as the user named it; without a name that of the adapter, or the bundled one."""
+    made_for = None
+    if choices.model is None and choices.adapter is not None:
+        made_for = read_adapter(choices.adapter).base_model
+    return choices.model or made_for or BUNDLED_MODEL
 
 
 def model_folder(model: str | None) -> str | Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from untrained import save_tiny_model
 
 from olmo.cli.main import run
+from olmo.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, KEY_PREFIX
 from olmo.models.molmo.molmo import Molmo
 
 
@@ -41,6 +45,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A native checkpoint of a tiny untrained model."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture
+def adapter(tiny: Path, tmp_path: Path) -> Path:
+    """An adapter of the tiny model that adds one to every weight of a layer."""
+    folder, layer = tmp_path / "adapter", f"{KEY_PREFIX}llm.blocks.0.mlp.ff_out"
+    folder.mkdir()
+    tensors = {f"{layer}.lora_A.weight": torch.ones(2, 48), f"{layer}.lora_B.weight": torch.ones(32, 2)}
+    save_file(tensors, folder / ADAPTER_WEIGHTS)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 1.0, "base_model_name_or_path": str(tiny)}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config))
     return folder
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from untrained import POINTS
 
 import olmo.cli.session
 from olmo.cli.main import EXIT_BUG
+from olmo.models.molmo.molmo import Molmo
 
 SHORT = ("--max-new-tokens", 3)
 
@@ -250,3 +252,18 @@ def test_our_own_bugs_ask_for_a_report(molmo, tiny, monkeypatch):
     assert result.err.startswith("error: KeyError") and "MOLMO_DEBUG=1" in result.err and result.err.count("\n") == 1
     monkeypatch.setenv("MOLMO_DEBUG", "1")
     assert "Traceback" in molmo("ask", "hi", "--model", tiny).err
+
+
+@pytest.mark.parametrize("names_model", [True, False])
+def test_an_adapter_answers_with_the_model_it_was_made_for(molmo, tiny, adapter, picture, monkeypatch, names_model):
+    seen = []
+
+    def stream(self, **inputs):
+        seen.append(self.state_dict()["llm.blocks.0.mlp.ff_out.weight"])
+        yield "yes"
+
+    monkeypatch.setattr(Molmo, "stream", stream)
+    chosen = ("--model", tiny) if names_model else ()
+    result = molmo("ask", picture, "What?", *chosen, "--adapter", adapter, "--json")
+    assert result.code == 0 and json.loads(result.out)["model"] == str(tiny)
+    torch.testing.assert_close(seen[0], Molmo.from_pretrained(tiny).state_dict()["llm.blocks.0.mlp.ff_out.weight"] + 1)

@@ -101,3 +101,15 @@ def test_the_source_is_never_the_target(molmo, tiny):
 def test_the_layout_must_be_known(molmo, tiny, tmp_path, to):
     result = molmo("convert", tiny, tmp_path / "out", *to)
     assert result.code == 2 and "native" in result.err
+
+
+def test_an_adapter_is_merged_on_the_way(molmo, tiny, adapter, tmp_path):
+    result = molmo("convert", tiny, tmp_path / "merged", "--to", "native", "--merge-adapter", adapter)
+    assert result.code == 0 and f"Merging {adapter}" in result.err
+    name = "llm.blocks.0.mlp.ff_out.weight"
+    merged, base = (Molmo.from_pretrained(folder).state_dict() for folder in (tmp_path / "merged", tiny))
+    torch.testing.assert_close(merged[name], base[name] + 1.0)
+    assert [n for n in base if not torch.equal(merged[n], base[n])] == [name]
+    missing = molmo("convert", tiny, tmp_path / "other", "--to", "native", "--merge-adapter", tmp_path)
+    assert missing.code == 1 and "give the folder of an adapter" in missing.err
+    assert not (tmp_path / "other").exists()
