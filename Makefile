@@ -16,10 +16,11 @@ TORCH := torch==2.13.0
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt "$(TORCH)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-acceptance check format eval-nano bench
+.PHONY: help demo train-debug test test-acceptance check format eval-nano bench
 
 help:
 	@echo "make demo             install, ask the bundled model about a picture, draw its points"
+	@echo "make train-debug      the three training modes and fine-tuning at debug size, in two minutes"
 	@echo "make test             quick tests"
 	@echo "make test-acceptance  tests that train something (under thirty minutes on two cores)"
 	@echo "make check            style, types, import layers"
@@ -49,6 +50,9 @@ $(BIN)/python:
 # The bundled model is too small to share out; on a busy machine threads would only wait for one another.
 demo: .venv/.installed
 	@OMP_NUM_THREADS=1 $(BIN)/molmo demo
+
+train-debug: .venv/.installed
+	@$(BIN)/python scripts/train_debug.py
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest -m "not slow and not gpu and not network" -n $(WORKERS)

@@ -35,3 +35,7 @@ class OLMoInputError(OLMoError):
 
 class OLMoCheckpointError(OLMoError):
     """A checkpoint is missing, incomplete, or does not fit the model."""
+
+
+class OLMoTrainingError(OLMoError):
+    """A training run cannot go on: a loss that is not a number, a run folder in use, a step without a target."""

@@ -8,7 +8,6 @@ Exit codes: 0 done, 1 an error the user can mend (or a closed pipe), 2 wrong usa
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import sys
@@ -18,10 +17,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from olmo import __version__
 from olmo.cli.errors import one_line
+from olmo.cli.lazy_group import lazy_group
 from olmo.exceptions import OLMoError
 
 COMMANDS = {
@@ -29,7 +28,10 @@ COMMANDS = {
     "chat": "Talk about pictures, turn by turn.",
     "info": "Show the sizes of a model and the memory it needs.",
     "convert": "Turn published weights into a native checkpoint, or a checkpoint into the released layout.",
+    "data": "Check, show and download training data.",
     "train": "Run a training recipe; it resumes where it stopped.",
+    "plot": "Draw losses, evaluations, learning rates and speed of runs.",
+    "eval": "Ask a model the questions of a task and score its answers; it resumes where it stopped.",
     "demo": "Ask the bundled model three questions about the bundled picture.",
 }
 """Commands and their summaries; each lives in the module of its name."""
@@ -37,29 +39,7 @@ COMMANDS = {
 EXIT_ERROR, EXIT_BUG, EXIT_INTERRUPTED = 1, 70, 130
 
 
-class _Commands(TyperGroup):
-    """A group that knows its commands by name and imports one when it is called."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A stand-in that has the summary, which is what a listing needs."""
-        return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        name, found, rest = super().resolve_command(ctx, args)
-        return name, found if name is None else _load(name), rest
-
-
-def _load(name: str) -> Any:
-    module = importlib.import_module(f"olmo.cli.{name}")
-    single = typer.Typer(add_completion=False)
-    single.command(name, help=COMMANDS[name])(getattr(module, name))
-    return typer.main.get_command(single)
-
-
-app = typer.Typer(cls=_Commands, add_completion=False, no_args_is_help=True)
+app = typer.Typer(cls=lazy_group(COMMANDS, "olmo.cli."), add_completion=False, no_args_is_help=True)
 
 
 def _print_version(is_wanted: bool) -> None:

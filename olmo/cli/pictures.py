@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from olmo.data.pictures import PICTURE_SUFFIXES
 from olmo.exceptions import OLMoInputError
 from olmo.preprocessing.image import load_image
 from olmo.preprocessing.preprocessor_config import MolmoPreprocessorConfig
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+SUFFIXES = PICTURE_SUFFIXES
 """File names that count as pictures in a folder; a file that is named itself may be called anything."""
 
 

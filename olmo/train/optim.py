@@ -1,4 +1,4 @@
-"""AdamW over named components (connector, ViT, LLM), each with its own learning rate, warm-up and clipping."""
+"""AdamW over named components (connector, ViT, LLM), each with its own learning rate and warm-up."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from olmo.exceptions import OLMoConfigurationError
+from olmo.train.optimizer_config import ComponentConfig, OptimizerConfig
 from olmo.train.schedule import warmup_cosine
-from olmo.train.train_config import ComponentConfig, OptimizerConfig
+from olmo.train.sharding import by_layout
+
+Components = Mapping[str, Mapping[str, nn.Parameter]]
+"""Parameters by component (`connector`, `vit`, `llm`) and name."""
+
+EMBEDDING = "llm.wte.embedding"
+"""Name of the base table of token embeddings."""
 
 
 def component_configs(config: OptimizerConfig) -> dict[str, ComponentConfig]:
@@ -16,35 +24,48 @@ def component_configs(config: OptimizerConfig) -> dict[str, ComponentConfig]:
     return {"connector": config.connector, "vit": config.vit, "llm": config.llm}
 
 
-def build_optimizer(components: Mapping[str, Mapping[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with two groups a component: matrices (decayed) and vectors (never decayed).
+def freeze(components: Components, config: OptimizerConfig) -> None:
+    """Stop gradients for what the recipe keeps as it is. What is frozen already (under adapters, say) stays so.
+
+    Call it before parameters are sharded.
+    """
+    settings = component_configs(config)
+    for component, parameters in components.items():
+        for name, parameter in parameters.items():
+            if settings[component].is_frozen or (config.is_embedding_frozen and name == EMBEDDING):
+                parameter.requires_grad_(False)
+
+
+def build_optimizer(components: Components, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW with groups of matrices (decayed) and vectors (never decayed) for each component.
 
     Args:
-        components: parameters by component name and parameter name; frozen components stop requiring gradients.
+        components: parameters by component name and parameter name; those without gradient are left out.
         config: learning rates and so on.
 
     Returns:
         The optimizer; each group carries `component`, `names` and `peak_lr`.
+
+    Raises:
+        OLMoConfigurationError: nothing is left to train.
     """
     settings = component_configs(config)
     groups = []
     for component, parameters in components.items():
-        for parameter in parameters.values():
-            parameter.requires_grad_(not settings[component].is_frozen)
-        if settings[component].is_frozen:
-            continue
         for decay, wants_matrix in ((config.weight_decay, True), (0.0, False)):
-            chosen = {n: p for n, p in parameters.items() if (p.ndim >= 2) == wants_matrix}
-            if chosen:
-                groups.append(
-                    {
-                        "params": list(chosen.values()),
-                        "names": list(chosen),
-                        "component": component,
-                        "peak_lr": settings[component].lr,
-                        "weight_decay": decay,
-                    }
-                )
+            chosen = {n: p for n, p in parameters.items() if p.requires_grad and (p.ndim >= 2) == wants_matrix}
+            groups += [
+                {
+                    "params": list(alike.values()),
+                    "names": list(alike),
+                    "component": component,
+                    "peak_lr": settings[component].lr,
+                    "weight_decay": decay,
+                }
+                for alike in by_layout(chosen)
+            ]
+    if not groups:
+        raise OLMoConfigurationError("every component is frozen, so there is nothing to train", "optimizer")
     return torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
 
@@ -56,20 +77,22 @@ def set_learning_rates(
     rates = {}
     for group in optimizer.param_groups:
         component = group["component"]
-        factor = warmup_cosine(
-            step,
-            warmup_steps=settings[component].warmup_steps,
-            max_steps=max_steps,
-            final_ratio=config.final_lr_ratio,
-        )
+        first = settings[component].first_step
+        factor = 0.0
+        if step >= first:
+            factor = warmup_cosine(
+                step - first,
+                warmup_steps=settings[component].warmup_steps,
+                max_steps=max_steps - first,
+                final_ratio=config.final_lr_ratio,
+            )
         rates[component] = group["lr"] = group["peak_lr"] * factor
     return rates
 
 
-def clip_by_component(optimizer: torch.optim.Optimizer, clip_norm: float) -> dict[str, float]:
-    """Clip the gradient norm of each component to `clip_norm` (0: only measure); returns the norms before."""
-    by_component: dict[str, list[nn.Parameter]] = {}
+def trained_parameters(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, nn.Parameter]]:
+    """The optimizer's parameters by component and name."""
+    found: dict[str, dict[str, nn.Parameter]] = {}
     for group in optimizer.param_groups:
-        by_component.setdefault(group["component"], []).extend(group["params"])
-    limit = clip_norm if clip_norm > 0 else float("inf")
-    return {name: float(nn.utils.clip_grad_norm_(ps, limit)) for name, ps in by_component.items()}
+        found.setdefault(group["component"], {}).update(zip(group["names"], group["params"], strict=True))
+    return found

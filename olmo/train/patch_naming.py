@@ -7,7 +7,7 @@ model can read; without it the language loss alone needs hours on a CPU. The hea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,24 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from olmo.checkpoint.native import save_checkpoint
+from olmo.data.mixture import open_mixture
 from olmo.data.scenes.art import concepts
-from olmo.data.scenes.dataset import ScenesDataset
 from olmo.data.scenes.patch_targets import patch_targets
+from olmo.data.scenes.scenes_config import ScenesConfig
 from olmo.data.scenes.signs import WORDS
-from olmo.models.molmo.molmo import Molmo
+from olmo.data.source import Source, open_source
+from olmo.data.source_config import SourceKind
+from olmo.exceptions import OLMoConfigurationError
+from olmo.models.flops import vit_flops
+from olmo.models.molmo.molmo import Molmo, MolmoConfig
 from olmo.nn.image_vit import patchify
 from olmo.preprocessing.multicrop import make_crops
+from olmo.train.task import Batch, Collate, Prepare, Tally
 from olmo.train.train_config import TrainConfig
 
+HEADS = ("kind", "x_bin", "y_bin", "centre", "word")
 IGNORE = -100
 NO_SIGN_WEIGHT = 0.02  # about one patch in thirty shows a sign
 CENTRE_WEIGHT = 4.0  # few patches hold a point; this keeps the head from always saying no
@@ -54,16 +60,16 @@ class PatchHeads(nn.Module):
         return dict(zip(self.sizes, logits, strict=True))
 
 
-class _PatchDataset(Dataset[dict[str, torch.Tensor]]):
-    """Endless stream of scenes as pixels and patch targets."""
+class PreparePatches:
+    """Scenes to pixels and what each patch shows."""
 
-    def __init__(self, scenes: ScenesDataset, model: Molmo, n_bins: int) -> None:
-        assert model.config.image_spec is not None, "patch naming needs a vision backbone"
-        self.scenes, self.spec, self.config = scenes, model.config.image_spec, model.config.mm_preprocessor
-        self.n_bins = n_bins
+    def __init__(self, config: MolmoConfig, n_bins: int) -> None:
+        assert config.image_spec is not None, "patch naming needs a vision backbone"
+        self.spec, self.config, self.n_bins = config.image_spec, config.mm_preprocessor, n_bins
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        scene = self.scenes.scene(index)
+    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Tensors of one scene; nothing is drawn."""
+        scene = example["metadata"]["scene"]
         crops = make_crops(np.asarray(scene.image), self.spec, self.config)
         targets = patch_targets(scene, grid=self.spec.grid, n_bins=self.n_bins)
         return {
@@ -76,37 +82,73 @@ class _PatchDataset(Dataset[dict[str, torch.Tensor]]):
         }
 
 
+def stack_examples(examples: Sequence[Mapping[str, torch.Tensor]]) -> Batch:
+    """Equal-sized tensors side by side."""
+    return {key: torch.stack([e[key] for e in examples]) for key in examples[0]}
+
+
 class PatchNamingTask:
-    """Trains `model.vision_backbone.image_vit`; exports a checkpoint that holds only that."""
+    """Trains `model.vision_backbone.image_vit`; exports a checkpoint that holds only that.
 
-    def __init__(self, config: TrainConfig, model: Molmo) -> None:
+    Args:
+        config: the recipe; its only source is of kind `scenes`.
+        model: the model whose ViT is trained.
+        base_dir: folder that relative paths of the data start from.
+    """
+
+    tally_names = (*(f"loss_{name}" for name in HEADS), "patches_named", "patches_placed", "patches_read")
+    sequence_length = None
+
+    def __init__(self, config: TrainConfig, model: Molmo, base_dir: str | Path | None = None) -> None:
         self.model = model
-        scenes = ScenesDataset(config.scenes, split="train")
-        n_bins = round(100.0 / config.scenes.point_step_percent)
+        scenes = _only_scenes(config)
+        n_bins = round(100.0 / scenes.point_step_percent)
         sizes = {"kind": 1 + len(concepts()), "x_bin": n_bins, "y_bin": n_bins, "centre": 1, "word": 1 + len(WORDS)}
-        self.module: nn.Module = PatchHeads(model, sizes)
-        self.dataset: Dataset[Any] = _PatchDataset(scenes, model, n_bins)
+        self._heads = PatchHeads(model, sizes)
+        self.module: nn.Module = self._heads
+        self.stream = open_mixture(config.data, config.seed, base_dir)
+        evaluated = config.evaluation.sources if config.evaluation else []
+        for name in config.evaluation.tasks if config.evaluation else []:
+            self.answer(name, 0)
+        self.evaluation_sources: list[Source] = [open_source(source, base_dir) for source in evaluated]
+        self.prepare: Prepare = PreparePatches(model.config, n_bins)
+        self.evaluation_prepare: Prepare = self.prepare
+        self.collate: Collate = stack_examples
 
-    def collate(self, examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Stack equal-sized tensors."""
-        return {key: torch.stack([e[key] for e in examples]) for key in examples[0]}
+    @property
+    def n_vit_blocks(self) -> int:
+        """Blocks up to the one whose features are named."""
+        return self._heads.layer + 1
 
     def components(self) -> Mapping[str, Mapping[str, nn.Parameter]]:
         """Heads learn at the connector's rate."""
-        named = dict(self.module.named_parameters())
+        named = dict(self._heads.named_parameters())
         return {
             "vit": {n: p for n, p in named.items() if n.startswith("image_vit.")},
             "connector": {n: p for n, p in named.items() if not n.startswith("image_vit.")},
         }
 
-    def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    def weight(self, batch: Batch) -> float:
+        """Pictures."""
+        return float(len(batch["images"]))
+
+    def n_tokens(self, batch: Batch) -> int:
+        """Patches."""
+        return batch["kind"].numel()
+
+    def flops(self, batch: Batch) -> float:
+        """Of the ViT alone."""
+        assert self.model.config.vision_backbone is not None, "patch naming needs a vision backbone"
+        return 3.0 * len(batch["images"]) * vit_flops(self.model.config.vision_backbone)
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, Tally]:
         """Sum of the cross-entropies (coordinates at half weight) and of the centre's binary one."""
         logits = self.module(batch["images"])
         losses = {
             name: F.cross_entropy(logits[name].flatten(0, 1), batch[name].flatten(), ignore_index=IGNORE)
             for name in ("kind", "x_bin", "y_bin")
         }
-        weights = torch.ones(logits["word"].shape[-1])
+        weights = torch.ones(logits["word"].shape[-1], device=logits["word"].device)
         weights[0] = NO_SIGN_WEIGHT
         losses["word"] = F.cross_entropy(
             logits["word"].flatten(0, 1), batch["word"].flatten(), weights, ignore_index=IGNORE
@@ -116,23 +158,43 @@ class PatchNamingTask:
             centre, batch["centre"], pos_weight=centre.new_tensor(CENTRE_WEIGHT)
         )
         total = losses["kind"] + 0.5 * (losses["x_bin"] + losses["y_bin"]) + losses["centre"] + losses["word"]
-        metrics = {f"loss_{k}": float(v.detach()) for k, v in losses.items()}
-        return total, {**metrics, **_shares_right(logits, batch)}
+        n = float(len(batch["images"]))
+        tally: Tally = {f"loss_{k}": (v.detach() * n, n) for k, v in losses.items()}
+        return total, {**tally, **_shares_right(logits, batch)}
+
+    def answer(self, name: str, limit: int) -> dict[str, float]:
+        """A ViT alone answers nothing."""
+        raise OLMoConfigurationError("patch naming trains a ViT, which answers nothing", "evaluation.tasks")
+
+    def write_configuration(self, folder: Path) -> None:
+        """Nothing: a ViT with heads is no model of the family."""
 
     def export(self, folder: Path) -> None:
         """The ViT alone, under the names it has in the whole model; load with strict=False."""
         holder = nn.Module()
         holder.vision_backbone = nn.Module()
-        holder.vision_backbone.image_vit = self.module.image_vit
+        holder.vision_backbone.image_vit = self._heads.image_vit
         save_checkpoint(holder, folder, sharded=False)
 
 
 @torch.no_grad()
-def _shares_right(logits: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> dict[str, float]:
+def _shares_right(logits: dict[str, torch.Tensor], batch: Batch) -> Tally:
     """Shares of object patches named and placed (within a bin), and of sign patches read."""
     things, signs = batch["kind"] > 0, batch["word"] > 0
     named = logits["kind"].argmax(-1) == batch["kind"]
     placed = (logits["x_bin"].argmax(-1) - batch["x_bin"]).abs() <= 1
     read = logits["word"].argmax(-1) == batch["word"]
     shares = {"patches_named": named[things], "patches_placed": placed[things], "patches_read": read[signs]}
-    return {k: float(v.float().mean()) for k, v in shares.items() if len(v)}
+    return {k: (v.sum(), float(len(v))) for k, v in shares.items()}
+
+
+def _only_scenes(config: TrainConfig) -> ScenesConfig:
+    """How the scenes of the recipe are drawn.
+
+    Raises:
+        OLMoConfigurationError: there is other data, whose patches nobody knows.
+    """
+    sources = [source for group in config.data.resolved_groups() for source in group.sources]
+    if len(sources) != 1 or sources[0].kind is not SourceKind.scenes:
+        raise OLMoConfigurationError("patch naming learns from one source of kind scenes", "data")
+    return sources[0].scenes or ScenesConfig()

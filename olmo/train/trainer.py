@@ -1,113 +1,301 @@
-"""The training loop: batches in, steps taken, metrics and checkpoints out. What is learned is the task's business.
+"""The training loop: steps taken, watched, evaluated, saved. What is learned is the task's business.
 
-Same configuration, same seed: same batches, same losses, bit for bit, also across a restart.
+Same configuration, same seed: same batches and losses, bit for bit on the CPU, also across a restart. All that a run
+carries from step to step is weights, moments, averages and a few counts; batches and dropout follow from the step.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
-from olmo.checkpoint.train_state import load_train_state, save_train_state
-from olmo.train.metrics_log import MetricsLog
-from olmo.train.optim import build_optimizer, clip_by_component, set_learning_rates
-from olmo.train.train_config import TrainConfig
-
-Batch = dict[str, Any]
-
-
-class TrainTask(Protocol):
-    """What a trainer needs to know of the thing it trains."""
-
-    module: nn.Module
-    """Everything that is trained, in one module."""
-
-    dataset: Dataset[Any]
-    """Example `i` of an endless stream; the order is 0, 1, 2, ..."""
-
-    def collate(self, examples: list[Any]) -> Batch:
-        """A batch of examples."""
-
-    def components(self) -> Mapping[str, Mapping[str, nn.Parameter]]:
-        """Parameters by component (connector, vit, llm) and name."""
-
-    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        """Scalar loss of a batch and numbers to log."""
-
-    def export(self, folder: Path) -> None:
-        """Write what the run is for."""
+from olmo.checkpoint.distributed_state import is_split
+from olmo.data.loader import StepBatch, StepLoader
+from olmo.exceptions import OLMoTrainingError
+from olmo.train.bad_batch import save_bad_batch
+from olmo.train.checkpoints import RunCheckpoints
+from olmo.train.ema import MovingAverage
+from olmo.train.evaluation import evaluate, is_due
+from olmo.train.optim import build_optimizer, component_configs, freeze, set_learning_rates, trained_parameters
+from olmo.train.parallel import Parallel
+from olmo.train.step import StepSums, run_micro_batches, what_is_wrong
+from olmo.train.task import TrainTask
+from olmo.train.train_config import BadStepPolicy, Precision, TrainConfig
+from olmo.train.unfreeze import UnfreezeSchedule, parse_phases
+from olmo.train.watch import build_watchers, stop_reason
+from olmo.train.watcher import Watcher
 
 
 class Trainer:
-    """Runs a task to `max_steps`, resuming from the run folder when there is something to resume."""
+    """Runs a task to its last step, resuming from the run folder when there is something to resume.
 
-    def __init__(self, config: TrainConfig, task: TrainTask) -> None:
-        self.config = config
-        self.task = task
+    Args:
+        config: the recipe.
+        task: what is trained.
+        parallel: the processes of the run.
+        allow_changes: dotted keys of the recipe that may differ from those of the checkpoint that is resumed from.
+
+    Attributes:
+        step: steps taken.
+        max_steps: steps in all.
+    """
+
+    def __init__(
+        self, config: TrainConfig, task: TrainTask, parallel: Parallel, allow_changes: Sequence[str] = ()
+    ) -> None:
+        self.config, self.task, self.parallel = config, task, parallel
+        self.allow_changes = allow_changes
         self.run_dir = Path(config.run_dir)
-        self.log = MetricsLog(self.run_dir / "metrics.jsonl")
-        self.optimizer = build_optimizer(task.components(), config.optimizer)
+        self.max_steps = config.n_steps(task.stream.n_rows)
         self.step = 0
-        if config.n_threads:
-            torch.set_num_threads(config.n_threads)
-        if (self.run_dir / "latest").is_dir():
-            self.step = int(load_train_state(self.run_dir / "latest", task.module, self.optimizer)["step"])
-            self.log.truncate_after(self.step)
+        self.n_bad_in_row = 0
+        self.n_bad_examples = 0
+        self.watchers: list[Watcher] = []
+        self.schedule = UnfreezeSchedule(parse_phases(config.unfreeze_schedule), task.n_vit_blocks)
+        self._checkpoints: RunCheckpoints | None = None
+        self._is_shared = parallel.world_size > 1
+
+    # -- a run -----------------------------------------------------------------------------------------------------
 
     def fit(self) -> None:
         """Train to the end, then export to `<run_dir>/final`."""
-        config = self.config
-        self.task.module.train()
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-        with Progress(*columns, TimeRemainingColumn()) as progress:
-            bar = progress.add_task("training", total=config.max_steps, completed=self.step)
-            since, start_step = time.perf_counter(), self.step
-            for batch in self.batches():
-                metrics = self.train_step(batch)
-                progress.update(bar, completed=self.step, description=f"loss {metrics['loss']:.3f}")
-                if self.step % config.log_every == 0 or self.step == config.max_steps:
-                    now = time.perf_counter()
-                    rate = (self.step - start_step) * config.batch_size / (now - since)
-                    since, start_step = now, self.step
-                    self.log.write(step=self.step, pictures_per_s=rate, **metrics)
-                if self.step % config.save_every == 0 or self.step == config.max_steps:
-                    self.save()
-        self.task.export(self.run_dir / "final")
+        reason = "an error"
+        try:
+            self.start()
+            reason = self._loop()
+            self._export()
+        except KeyboardInterrupt:
+            reason = "interrupted"
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self.close(reason)
 
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """One optimizer step on one batch."""
-        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
-        rates = set_learning_rates(self.optimizer, self.config.optimizer, self.step, self.config.max_steps)
-        loss, metrics = self.task.loss(batch)
+    def start(self) -> None:
+        """Take the run folder, spread the model over the processes and resume. Nothing is read or written before.
+
+        Raises:
+            OLMoCheckpointError: another run is at work in the folder, or its newest checkpoint does not fit.
+        """
+        config, task = self.config, self.task
+        if config.n_threads:
+            torch.set_num_threads(config.n_threads)
+        self._checkpoints = RunCheckpoints(
+            self.run_dir,
+            config.checkpoint,
+            recipe=config,
+            allow_changes=self.allow_changes,
+            write_extra=task.write_configuration,
+        )
+        freeze(task.components(), config.optimizer)
+        task.module = self.parallel.wrap(
+            task.module, activation_checkpointing=config.activation_checkpointing, compile=config.compile
+        )
+        task.module.train()
+        self.optimizer = build_optimizer(task.components(), config.optimizer)
+        self.learning = trained_parameters(self.optimizer)
+        named = {name: p for part in self.learning.values() for name, p in part.items()}
+        self.average = None if config.ema_decay is None else MovingAverage(named, config.ema_decay)
+        state = self._checkpoints.load_latest(task.module, self.optimizer, self._extra_tensors()) or {}
+        self.step = int(state.get("step", 0))
+        self.n_bad_in_row = int(state.get("n_bad_in_row", 0))
+        self.n_bad_examples = int(state.get("n_bad_examples", 0))
+        self.watchers = build_watchers(config.watch, self.run_dir, self.parallel.is_main)
+        self._tell_start()
+
+    def close(self, reason: str = "finished") -> None:
+        """Tell the watchers, wait for a checkpoint that is being written, and give the run folder back."""
+        watchers, self.watchers = self.watchers, []
+        try:
+            for watcher in watchers:
+                watcher.on_end(reason)
+        finally:
+            if self._checkpoints is not None:
+                self._checkpoints.finish()
+                self._checkpoints = None
+
+    def _loop(self) -> str:
+        """Take steps; returns why they ended."""
+        since = time.perf_counter()
+        for batch in self.batches():
+            metrics = self.train_step(batch)
+            now = time.perf_counter()
+            since, metrics["step_s"] = now, now - since
+            for watcher in self.watchers:
+                watcher.on_step(self.step, metrics)
+            wish = self._evaluate() if is_due(self.config.evaluation, self.step, self.max_steps) else None
+            assert self._checkpoints is not None, "the run has started"
+            if self._checkpoints.is_due(self.step) or self.step == self.max_steps or wish:
+                self.save()
+            if wish:
+                return wish
+            since = time.perf_counter()  # evaluations and checkpoints are no part of a step
+        return "finished"
+
+    def batches(self) -> Iterator[StepBatch]:
+        """This process's batches of the steps still to be taken."""
+        config, parallel = self.config, self.parallel
+        loader = StepLoader(
+            self.task.stream,
+            self.task.prepare,
+            self.task.collate,
+            batch_size=config.batch_size,
+            micro_batch_size=config.micro_batch_size or config.batch_size,
+            max_steps=self.max_steps,
+            first_step=self.step,
+            first_example=config.first_example,
+            rank=parallel.data_rank,
+            world_size=parallel.data_world_size,
+            pack=config.pack,
+            sequence_length=self.task.sequence_length,
+            seed=config.seed,
+            n_workers=config.n_workers,
+            on_bad_example=config.on_bad_example,
+            pin_memory=parallel.device.type == "cuda",
+        )
+        yield from loader
+
+    # -- a step ----------------------------------------------------------------------------------------------------
+
+    def train_step(self, batch: StepBatch) -> dict[str, float]:
+        """One optimizer step.
+
+        Returns:
+            What watchers are told of it.
+
+        Raises:
+            OLMoTrainingError: loss or gradient is not finite, and the recipe says to stop then.
+        """
+        config = self.config
+        seed_step(config.seed, self.step, self.parallel.data_rank)
+        rates = set_learning_rates(self.optimizer, config.optimizer, self.step, self.max_steps)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norms = clip_by_component(self.optimizer, self.config.optimizer.clip_norm)
-        self.optimizer.step()
+        self._freeze_for_now()
+        sums = run_micro_batches(self.task, batch.micro_batches, self.parallel, precision=config.precision)
+        norms = self.parallel.clip(self.learning, config.optimizer.clip_norm)
+        metrics = self._metrics(batch, sums, rates, norms)
+        why = what_is_wrong(sums, norms)
+        if why is None:
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update()
+            self.n_bad_in_row = 0
+        else:
+            self._bad_step(batch, why)
+            del metrics["loss"]
         self.step += 1
-        learning = {f"lr_{k}": v for k, v in rates.items()} | {f"grad_norm_{k}": v for k, v in norms.items()}
-        return {"loss": float(loss.detach()), **metrics, **learning}
+        return metrics
+
+    def _freeze_for_now(self) -> None:
+        """Let autograd leave out what does not learn yet; without a gradient there is no movement and no moment."""
+        for component, named in self.learning.items():
+            for name, parameter in named.items():
+                parameter.requires_grad_(self._learns(component, name))
+
+    def _learns(self, component: str, name: str) -> bool:
+        """Whether a parameter learns in the step about to be taken."""
+        if self.step < component_configs(self.config.optimizer)[component].first_step:
+            return False
+        return component != "vit" or self.schedule.learns(name, self.step)
+
+    def _bad_step(self, batch: StepBatch, why: str) -> None:
+        """Leave the weights alone, or end the run."""
+        self.n_bad_in_row += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        config = self.config
+        if config.on_nan is BadStepPolicy.skip and self.n_bad_in_row < config.max_bad_steps:
+            self._warn(f"step {self.step} was skipped, the weights are unchanged: {why}")
+            return
+        rank = self.parallel.rank if self._is_shared else None
+        path = save_bad_batch(self.run_dir, self.step, batch.micro_batches, why, rank)
+        many = f" ({self.n_bad_in_row} bad steps in a row)" if self.n_bad_in_row > 1 else ""
+        raise OLMoTrainingError(
+            f"step {self.step}{many}: {why}. The batch is in {path}; look at its examples, lower the learning rates, "
+            "or pass over such steps with on_nan=skip. The last checkpoint is untouched"
+        )
+
+    def _metrics(
+        self, batch: StepBatch, sums: StepSums, rates: dict[str, float], norms: dict[str, float]
+    ) -> dict[str, float]:
+        n_examples, n_bad = self.parallel.sum([float(batch.n_examples), float(len(batch.bad))])
+        if n_bad:
+            self.n_bad_examples += int(n_bad)
+            here = f"; among them {batch.bad[0]}" if batch.bad else ""
+            self._warn(f"{int(n_bad)} examples of step {self.step} cannot be used and were left out{here}")
+        return {
+            "loss": sums.loss,
+            **sums.averages,
+            **{f"lr_{name}": rate for name, rate in rates.items()},
+            **{f"grad_norm_{name}": norm for name, norm in norms.items()},
+            **sums.counts,
+            "n_examples": n_examples,
+            "wait_s": batch.wait_s,
+        }
+
+    # -- around the steps ------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write a checkpoint that this run resumes from."""
-        save_train_state(self.run_dir / "latest", self.task.module, self.optimizer, {"step": self.step})
+        assert self._checkpoints is not None, "the run has started"
+        state = {"step": self.step, "n_bad_in_row": self.n_bad_in_row, "n_bad_examples": self.n_bad_examples}
+        self._checkpoints.save(self.step, self.task.module, self.optimizer, state, self._extra_tensors())
 
-    def batches(self) -> Iterator[Batch]:
-        """The batches of the steps still to be taken; step s holds the examples from first_example + s*B on."""
-        config, size = self.config, self.config.batch_size
-        firsts = [config.first_example + step * size for step in range(self.step, config.max_steps)]
-        order = [list(range(first, first + size)) for first in firsts]
-        loader = DataLoader(
-            self.task.dataset,
-            batch_sampler=order,
-            num_workers=config.n_workers,
-            collate_fn=self.task.collate,
-            prefetch_factor=8 if config.n_workers else None,
-        )
-        yield from loader
+    def _extra_tensors(self) -> dict[str, torch.Tensor]:
+        return {} if self.average is None else {f"ema/{n}": t for n, t in self.average.tensors().items()}
+
+    def _evaluate(self) -> str | None:
+        """Evaluate and tell; returns why the run should end, if a watcher thinks so."""
+        if self.average is None:
+            results = evaluate(self.task, self.config, self.parallel)
+        else:
+            with self.average.in_place():
+                results = evaluate(self.task, self.config, self.parallel)
+        for watcher in self.watchers:
+            watcher.on_evaluation(self.step, results)
+        reason = stop_reason(self.watchers)
+        if self.parallel.max(int(reason is not None)):
+            return reason or "the main process asked for it"
+        return None
+
+    def _export(self) -> None:
+        if self.average is None:
+            self._export_weights()
+        else:
+            with self.average.in_place():
+                self._export_weights()
+
+    def _export_weights(self) -> None:
+        self.parallel.join()
+        if self.parallel.is_main or is_split(self.task.module):  # what is split only all can write together
+            self.task.export(self.run_dir / "final")
+        self.parallel.barrier()
+
+    def _warn(self, message: str) -> None:
+        for watcher in self.watchers:
+            watcher.on_warning(self.step, message)
+
+    def _tell_start(self) -> None:
+        is_half = self.config.precision is Precision.amp_bf16
+        facts: dict[str, Any] = {
+            "step": self.step,
+            "max_steps": self.max_steps,
+            "run_dir": str(self.run_dir),
+            "device": str(self.parallel.device),
+            "dtype": "bfloat16" if is_half else "float32",
+            "n_devices": self.parallel.world_size,
+            "n_params": sum(p.numel() for part in self.task.components().values() for p in part.values()),
+            "config": self.config.asdict(),
+        }
+        for watcher in self.watchers:
+            watcher.on_start(facts)
+
+
+def seed_step(seed: int, step: int, data_rank: int = 0) -> None:
+    """Seed what is random inside the model, which is dropout. Processes that share data draw the same."""
+    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + data_rank)

@@ -6,6 +6,7 @@ import sys
 import warnings
 
 import pytest
+import typer
 
 import olmo
 from olmo.cli import main
@@ -29,6 +30,8 @@ def test_each_command_has_help_that_agrees_with_its_summary(molmo, name):
     assert result.code == 0
     assert f"Usage: molmo {name}" in result.out
     command = getattr(importlib.import_module(f"olmo.cli.{name}"), name)
+    if isinstance(command, typer.Typer):
+        command = command.registered_callback.callback
     assert command.__doc__ == main.COMMANDS[name]
 
 

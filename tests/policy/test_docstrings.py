@@ -14,7 +14,7 @@ def public_definitions(module: Module) -> Iterator[tuple[str, ast.AST, bool]]:
     def visit(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST, bool]]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, Function | ast.ClassDef):
-                if child.name.startswith("_") or is_setter(child):
+                if child.name.startswith("_") or is_setter(child) or is_overload(child):
                     continue
                 yield prefix + child.name, child, ast.get_docstring(child) is not None
                 if isinstance(child, ast.ClassDef):
@@ -29,6 +29,11 @@ def is_setter(node: ast.AST) -> bool:
     """A property is described where it is read."""
     decorators = getattr(node, "decorator_list", [])
     return any(isinstance(d, ast.Attribute) and d.attr in ("setter", "deleter") for d in decorators)
+
+
+def is_overload(node: ast.AST) -> bool:
+    """A signature among several; what the function does is said at the last one."""
+    return any(isinstance(d, ast.Name) and d.id == "overload" for d in getattr(node, "decorator_list", []))
 
 
 def test_every_module_has_a_docstring() -> None:

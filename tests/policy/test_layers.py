@@ -24,8 +24,18 @@ LAYERS: tuple[tuple[tuple[str, ...], ...], ...] = (
 )
 """From below to above. Groups of one layer are siblings and never import one another; names of one group may."""
 
-OPTIONAL_DEPENDENCIES: dict[str, str] = {}
-"""Third-party packages that a function may import, and the extra that installs each. There are none today."""
+OPTIONAL_DEPENDENCIES: dict[str, str] = {
+    "av": "video",
+    "datasets": "data",
+    "fsspec": "remote",
+    "lmms_eval": "lmms-eval",
+    "matplotlib": "plots",
+    "peft": "lora",
+    "tensorboard": "tensorboard",
+    "torchao": "qlora",
+    "wandb": "wandb",
+}
+"""Third-party packages that a function may import, and the extra that installs each."""
 
 NEVER_IMPORTED = {"transformers", "torchvision", "timm", "tensorflow", "torchaudio"}
 """Run-time imports that the project does without, whatever pyproject says."""

@@ -72,9 +72,9 @@ def configuration_files() -> list[Path]:
 @pytest.mark.parametrize("path", configuration_files(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_configuration_loads(path: Path) -> None:
     values = read_config_file(path)
-    if "task" in values:
+    if "run_dir" in values:
         recipe = TrainConfig.load(path)
-        assert MolmoConfig.load(path.parent / recipe.model)
+        assert recipe.model is None or MolmoConfig.load(path.parent / recipe.model, recipe.model_overrides)
     else:
         assert MolmoConfig.load(path).asdict()["model_name"] == values["model_name"]
 

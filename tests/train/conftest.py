@@ -1,12 +1,15 @@
-"""A recipe small enough to train in a test: two tiny blocks, 56 px scenes of one object."""
+"""A recipe small enough to train in a test: two tiny blocks, 84 px scenes of one object."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from small_scenes import SCENES
 
 ROOT = Path(__file__).resolve().parents[2]
 NANO = ROOT / "configs" / "molmo-nano"
@@ -30,15 +33,26 @@ def recipe(tmp_path: Path) -> Path:
         "task": "language",
         "model": "model",
         "run_dir": str(tmp_path / "run"),
-        "scenes": {"image_size": 84, "max_kinds": 1, "max_count": 2, "max_objects": 2, "questions_per_scene": 2},
+        "data": {"sources": [{"kind": "scenes", "scenes": SCENES}]},
         "batch_size": 4,
         "max_steps": 6,
-        "save_every": 3,
-        "log_every": 1,
         "n_workers": 0,
         "n_threads": 1,
         "optimizer": {"connector": dict(component), "vit": dict(component), "llm": dict(component)},
+        "checkpoint": {"every_steps": 3},
+        "watch": {"every_steps": 1, "console": "none"},
     }
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+@pytest.fixture
+def change(recipe: Path) -> Callable[..., Path]:
+    """Rewrites the recipe with other top-level values and returns it."""
+
+    def rewrite(**changes: Any) -> Path:
+        recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | changes))
+        return recipe
+
+    return rewrite

@@ -10,11 +10,26 @@ from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
 from olmo.models.molmo.molmo import Molmo
 from olmo.train.run import build_trainer
 from olmo.train.train_config import TrainConfig
+from olmo.train.trainer import Trainer
 
 
 def losses(run: Path) -> dict[int, float]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in lines}
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def run_to(trainer: Trainer, step: int, save_at: int) -> None:
+    """Train as `fit` does, but be killed after `step` steps."""
+    trainer.start()
+    for batch in trainer.batches():
+        metrics = trainer.train_step(batch)
+        for watcher in trainer.watchers:
+            watcher.on_step(trainer.step, metrics)
+        if trainer.step == save_at:
+            trainer.save()
+        if trainer.step == step:
+            break
+    trainer.close("killed")
 
 
 def test_a_run_writes_metrics_a_checkpoint_and_a_model_that_loads(recipe: Path, tmp_path: Path) -> None:
@@ -27,18 +42,13 @@ def test_a_run_writes_metrics_a_checkpoint_and_a_model_that_loads(recipe: Path, 
 def test_resuming_equals_running_straight_bit_for_bit(recipe: Path, tmp_path: Path) -> None:
     straight = build_trainer(recipe, [f"run_dir={tmp_path / 'straight'}"])
     straight.fit()
-    build_trainer(recipe, ["max_steps=6"])  # building alone changes nothing
-    first = build_trainer(recipe)
-    for batch in first.batches():
-        first.train_step(batch)
-        if first.step == 3:
-            first.save()
-            break
+    build_trainer(recipe)  # building alone changes nothing
+    run_to(build_trainer(recipe), 3, save_at=3)
     resumed = build_trainer(recipe)
+    resumed.start()
     assert resumed.step == 3
     resumed.fit()
-    after = {step: loss for step, loss in losses(tmp_path / "straight").items() if step > 3}
-    assert losses(tmp_path / "run") == after
+    assert losses(tmp_path / "run") == losses(tmp_path / "straight")
     for (name, a), b in zip(
         straight.task.module.state_dict().items(), resumed.task.module.state_dict().values(), strict=True
     ):
@@ -46,14 +56,7 @@ def test_resuming_equals_running_straight_bit_for_bit(recipe: Path, tmp_path: Pa
 
 
 def test_metrics_of_steps_taken_again_are_not_written_twice(recipe: Path, tmp_path: Path) -> None:
-    trainer = build_trainer(recipe)
-    for batch in trainer.batches():
-        metrics = trainer.train_step(batch)
-        trainer.log.write(step=trainer.step, **metrics)
-        if trainer.step == 3:
-            trainer.save()
-        if trainer.step == 5:
-            break
+    run_to(build_trainer(recipe), 5, save_at=3)
     build_trainer(recipe).fit()
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
@@ -73,19 +76,27 @@ def test_the_patch_naming_task_exports_a_vit_for_the_language_task(recipe: Path,
     vit_run = tmp_path / "vit"
     first = build_trainer(recipe, ["task=patch_naming", f"run_dir={vit_run}", "max_steps=2"])
     first.fit()
+    assert {"loss_kind", "patches_named"} <= json.loads((vit_run / "metrics.jsonl").read_text().splitlines()[0]).keys()
     second = build_trainer(recipe, [f"init_from={vit_run / 'final'}"])
     trained = first.task.module.image_vit.state_dict()
     loaded = second.task.model.vision_backbone.image_vit.state_dict()
     assert all(torch.equal(trained[name], loaded[name]) for name in trained)
 
 
-def test_a_cut_checkpoint_is_one_clear_error(recipe: Path, tmp_path: Path) -> None:
-    trainer = build_trainer(recipe, ["max_steps=1"])
-    trainer.fit()
-    weights = tmp_path / "run" / "latest" / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(OLMoCheckpointError, match="cannot resume"):
-        build_trainer(recipe, ["max_steps=2"])
+def test_a_start_from_weights_of_another_shape_is_refused(recipe: Path, tmp_path: Path) -> None:
+    build_trainer(recipe, ["max_steps=1"]).fit()
+    with pytest.raises(OLMoCheckpointError, match=r"blocks\.0\.mlp"):
+        build_trainer(recipe, [f"init_from={tmp_path / 'run' / 'final'}", "model_overrides=[llm.mlp_hidden_size=40]"])
+
+
+def test_a_start_from_weights_alone_takes_their_configuration(recipe: Path, tmp_path: Path) -> None:
+    build_trainer(recipe, ["max_steps=1"]).fit()
+    trainer = build_trainer(
+        recipe,
+        ["model=null", f"init_from={tmp_path / 'run' / 'final'}", "model_overrides=[llm.residual_dropout=0.25]"],
+    )
+    assert trainer.task.model.config.llm.d_model == 32
+    assert trainer.task.model.config.llm.residual_dropout == 0.25
 
 
 @pytest.mark.parametrize(
@@ -95,17 +106,30 @@ def test_a_cut_checkpoint_is_one_clear_error(recipe: Path, tmp_path: Path) -> No
         ("optimizer.vit.lr=0", "is_frozen"),
         ("optimiser.vit.lr=1", "did you mean 'optimizer'"),
         ("task=talking", "patch_naming"),
+        ("epochs=2", "one of max_steps and epochs"),
+        ("max_steps=null", "one of max_steps and epochs"),
+        ("ema_decay=1", "ema_decay"),
+        ("init_llm=x", "goes without init_llm"),
+        ("unfreeze_schedule=[[5,1],[2,all]]", "rise"),
+        ("unfreeze_schedule=[[0,some]]", "phase is"),
+        ("model=null", "init_from"),
     ],
 )
 def test_bad_settings_name_the_field(recipe: Path, override: str, message: str) -> None:
+    overrides = [override, "init_from=there"] if override.startswith("init_") else [override]
     with pytest.raises(OLMoConfigurationError, match=message):
-        TrainConfig.load(recipe, [override])
+        TrainConfig.load(recipe, overrides)
+
+
+def test_epochs_count_all_rows(recipe: Path) -> None:
+    config = TrainConfig.load(recipe, ["max_steps=null", "epochs=4", "batch_size=128"])
+    assert config.n_steps(712_000) == 22_250
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "metric"), [("patch_naming", "loss_kind"), ("language", "loss")])
 def test_training_lowers_the_loss(recipe: Path, tmp_path: Path, task: str, metric: str) -> None:
-    build_trainer(recipe, [f"task={task}", "max_steps=60", "batch_size=8", "save_every=60"]).fit()
+    build_trainer(recipe, [f"task={task}", "max_steps=60", "batch_size=8"]).fit()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     values = [line[metric] for line in lines]
     assert sum(values[-10:]) < 0.7 * sum(values[:10])

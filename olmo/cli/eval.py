@@ -1,0 +1,144 @@
+"""`molmo eval`: asks a model the questions of one or more tasks, scores its answers and shows how it went."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import rich.progress
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from olmo.cli.options import Adapter, Choices, Device, Dtype, MaxNewTokens
+from olmo.cli.session import load_model
+from olmo.eval.asking import AskingOptions
+from olmo.eval.html_report import write_report
+from olmo.eval.metrics.caption import CaptionJudge
+from olmo.eval.metrics.named import METRICS
+from olmo.eval.runner import EvalResult, Progress, run_task
+from olmo.eval.tasks import TASKS, metrics_of, task_of, with_data
+from olmo.exceptions import OLMoConfigurationError
+
+REPORT_FILE = "report.html"
+
+
+def eval(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Folder or hub id; molmo-nano is the bundled one.")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TASK...", help="Names (see --list), or a file and its metrics: mine.jsonl:vqa,exact."),
+    ] = None,
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for answers and figures, one below it for each task.")
+    ] = Path("evaluations"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows of each task, from the start.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Questions decoded together.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Threads that prepare pictures meanwhile.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder or file of the one task's data, in place of the hub.")
+    ] = None,
+    image_root: Annotated[str | None, typer.Option(help="Where `molmo data download` put the pictures.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the one task's data.")] = None,
+    judge: Annotated[str | None, typer.Option(help="module:name of a CaptionJudge, for cap_f1.")] = None,
+    score_only: Annotated[
+        bool, typer.Option("--score-only", help="Score the answers that are there; no model.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Drop the answers that are there.")] = False,
+    report: Annotated[bool, typer.Option(help="Write report.html with pictures, the worst answers first.")] = True,
+    listed: Annotated[bool, typer.Option("--list", help="Show tasks and metrics, and leave.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a task, and nothing else.")] = False,
+    max_new_tokens: MaxNewTokens = None,
+    adapter: Adapter = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Ask a model the questions of a task and score its answers; it resumes where it stopped."""
+    if listed:
+        return _list()
+    if model is None or not tasks:
+        raise typer.BadParameter("give a model and at least one task; --list shows the tasks")
+    if len(tasks) > 1 and (data, image_root, split) != (None, None, None):
+        raise typer.BadParameter("--data, --image-root and --split go with one task; run the others on their own")
+    chosen = [with_data(task_of(task), data, image_root, split) for task in tasks]
+    chosen = [replace(task, limit=limit or task.limit, max_new_tokens=max_new_tokens) for task in chosen]
+    judging = None if judge is None else _judge(judge)
+    for task in chosen:
+        metrics_of(task, judging)  # a task that cannot be scored is refused before anything is loaded
+    loaded = None if score_only else load_model(Choices(model=model, adapter=adapter, device=device, dtype=dtype))
+    name, options = _name(model, adapter), _options(batch_size, workers)
+    for task in chosen:
+        folder = output / name / task.name
+        with _progress(task.name) as progress:
+            result = run_task(
+                loaded, task, folder, model_name=name, options=options, judge=judging, fresh=fresh, progress=progress
+            )
+        if report:
+            write_report(result, task.open(), folder / REPORT_FILE)
+        if as_json:
+            typer.echo(json.dumps({**result.asdict(), "folder": str(folder)}))
+        else:
+            _show(result, folder)
+
+
+def _name(model: str, adapter: str | None) -> str:
+    """What folder and report call the model."""
+    return Path(model).name + ("" if adapter is None else f"+{Path(adapter).name}")
+
+
+def _options(batch_size: int | None, workers: int | None) -> AskingOptions:
+    given: dict[str, Any] = {"batch_size": batch_size, "n_workers": workers}
+    return replace(AskingOptions(), **{name: value for name, value in given.items() if value is not None})
+
+
+def _judge(text: str) -> CaptionJudge:
+    """The judge that a person names; a class is called without arguments."""
+    module, _, name = text.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise OLMoConfigurationError(f"--judge {text!r} is not module:name of a judge: {error}") from None
+    judge = found() if isinstance(found, type) else found
+    missing = [needed for needed in ("statements", "agreements") if not callable(getattr(judge, needed, None))]
+    if missing:
+        raise OLMoConfigurationError(
+            f"--judge {text!r} has no {' and no '.join(missing)}; see olmo.eval.metrics.caption"
+        )
+    return judge
+
+
+def _list() -> None:
+    for name, task in TASKS.items():
+        typer.echo(f"{name:<14} {task.about} ({', '.join(task.metrics)})")
+    typer.echo(f"metrics: {', '.join(sorted(METRICS))}")
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Progress]:
+    """A bar on a terminal; elsewhere nothing."""
+    console = Console(stderr=True)
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        shown = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(shown, completed=done, total=total)
+
+
+def _show(result: EvalResult, folder: Path) -> None:
+    table = Table(result.task, Column("mean", justify="right"), Column("of", justify="right"))
+    for name, value in result.scores.items():
+        table.add_row(name, f"{value:.4f}", str(result.counts[name]), style="bold" if name in result.main else None)
+    Console().print(table)
+    typer.echo(f"{len(result.scored)} questions; answers, figures and report are in {folder}")
