@@ -91,6 +91,6 @@ class Processes:
         errors = self.gather(None if mine is None else f"{type(mine).__name__}: {mine}")
         if mine is not None:
             raise mine
-        for rank, error in enumerate(errors):
-            if error is not None:
-                raise OLMoCheckpointError(f"{doing} failed in process {rank}: {error}")
+        for rank, failure in enumerate(errors):
+            if failure is not None:
+                raise OLMoCheckpointError(f"{doing} failed in process {rank}: {failure}")

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from olmo.cli.model_config import find_config
+from olmo.models.auto import model_class
 from olmo.models.bundled import BUNDLED_MODEL
 from olmo.models.info import ModelInfo, model_info, picture_tokens
-from olmo.models.molmo.molmo import Molmo, MolmoConfig
+from olmo.models.molmo.molmo import MolmoConfig
 
 PICTURE_SIZES = ((336, 336), (640, 480), (1024, 1024), (1920, 1080))
 """Widths and heights to show tokens for, in pixels."""
@@ -31,7 +32,7 @@ def info(
 ) -> None:
     """Show the sizes of a model and the memory it needs."""
     config = find_config(model)
-    facts = model_info(config, Molmo)
+    facts = model_info(config, model_class(config.model_name))
     tokens = {f"{w}x{h}": picture_tokens(config, w, h) for w, h in PICTURE_SIZES if config.image_spec is not None}
     if as_json:
         typer.echo(json.dumps(_as_json(model, config, facts, tokens)))

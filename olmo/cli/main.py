@@ -28,6 +28,7 @@ COMMANDS = {
     "chat": "Talk about pictures, turn by turn.",
     "info": "Show the sizes of a model and the memory it needs.",
     "convert": "Turn published weights into a native checkpoint, or a checkpoint into the released layout.",
+    "frames": "Show which frames of a video a model is given.",
     "data": "Check, show and download training data.",
     "train": "Run a training recipe; it resumes where it stopped.",
     "plot": "Draw losses, evaluations, learning rates and speed of runs.",

@@ -10,6 +10,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 import olmo.models
 from olmo.config import read_config_file
 from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
+from olmo.models.auto import load_config
 from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
 from olmo.models.molmo.load import released_config
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
@@ -33,14 +34,14 @@ def find_config(model: str) -> MolmoConfig:
     """
     path = Path(model).expanduser()
     if path.is_file():
-        return MolmoConfig.load(path)
+        return load_config(path)
     if path.is_dir():
         return _config_in(path)
     presets = preset_files()
     if preset := presets.get(_normal(model)):
-        return MolmoConfig.load(preset)
+        return load_config(preset)
     if _normal(model) == BUNDLED_MODEL:
-        return MolmoConfig.load(bundled_model_folder())
+        return load_config(bundled_model_folder())
     if model.count("/") != 1 or path.is_absolute():
         raise OLMoConfigurationError(
             f"{model!r} is no file, folder or preset; presets: {', '.join(sorted({*presets, BUNDLED_MODEL}))}. A "
@@ -63,7 +64,7 @@ def preset_files() -> dict[str, Path]:
 def _config_in(folder: Path) -> MolmoConfig:
     if (folder / "config.json").is_file() and not (folder / "config.yaml").is_file():
         return released_config(Molmo, folder)
-    return MolmoConfig.load(folder)
+    return load_config(folder)
 
 
 def _hub_folder(model: str) -> Path:

@@ -12,8 +12,9 @@ from olmo.io import resolve_model_folder
 from olmo.models.base import ModelBase
 from olmo.models.molmo.molmo import Molmo
 from olmo.models.molmo.molmo_config import MolmoConfig
+from olmo.models.video_olmo.video_olmo import VideoOlmo
 
-MODELS: dict[str, type[ModelBase]] = {"molmo": Molmo}
+MODELS: dict[str, type[ModelBase]] = {"molmo": Molmo, "video_olmo": VideoOlmo}
 """Every model class by its `model_name`."""
 
 

@@ -6,7 +6,7 @@ variant overrides `encode_images` or `transform`; nobody copies a `forward`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,17 +20,14 @@ from olmo.models.llm_inputs import LlmInputs, visible_keys
 from olmo.models.logits import logits_and_loss
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.outputs import OLMoGenerateOutput, OLMoOutput, PastKeyValues
-from olmo.models.picture_inputs import PictureInputs, fuse, image_groups, picture_inputs, warn_of_missing_masks
-from olmo.models.text_inputs import Past, TextInputs, refuse_unknown_arguments, row_lengths, text_inputs
+from olmo.models.picture_inputs import GivenPictures, PictureInputs, fuse, image_groups, picture_inputs
+from olmo.models.text_inputs import Past, TextInputs, check_context, refuse_unknown_arguments, row_lengths, text_inputs
 from olmo.models.wrap_policy import WrapPolicy, parameters_by_part, wrap_policy
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import Llm, LlmOutput
 from olmo.nn.loss import IGNORE
 from olmo.nn.vision_backbone import MolmoVisionBackbone
 from olmo.tokenizer import Tokenizer
-
-_FURTHER_ARGUMENTS = ("metadata",)
-"""What a preprocessor or collator returns besides the arguments of `forward`."""
 
 
 class ModelBase(nn.Module):
@@ -109,13 +106,13 @@ class ModelBase(nn.Module):
         Raises:
             OLMoInputError: a shape, range or combination that cannot be meant, or an unknown argument.
         """
-        refuse_unknown_arguments("forward", kwargs, {*_FURTHER_ARGUMENTS, *self.crop_arguments})
+        refuse_unknown_arguments("forward", kwargs, ("metadata", *self.crop_arguments))
         if past_key_values is not None and images is not None:
             raise OLMoInputError("images cannot be passed together with past_key_values; they belong to the first call")
         text = text_inputs(
             input_ids, self.config.llm, attention_mask=attention_mask, position_ids=position_ids,
             subsegment_ids=subsegment_ids, labels=labels, loss_masks=loss_masks, past=past_key_values,
-            device=self.device, max_length=self.max_input_length,
+            device=self.device,
         )  # fmt: skip
         crops = {name: kwargs[name] for name in self.crop_arguments if name in kwargs}
         inputs = self.llm_inputs(text, images, image_masks, image_input_idx, **crops)
@@ -144,14 +141,13 @@ class ModelBase(nn.Module):
         image_input_idx: torch.Tensor | None = None,
         **crops: torch.Tensor | None,
     ) -> LlmInputs:
-        """Embed, fuse the pictures in, apply the transforms."""
+        """Embed, fuse the pictures in, apply the transforms; `crops` are what `crop_arguments` names."""
         pictures = features = None
         if images is not None:
-            if image_masks is None and self.config.mm_preprocessor.legacy_image_mask:
-                warn_of_missing_masks()
-            pictures = self.read_pictures(text.input_ids, images, image_masks, image_input_idx, **crops)
+            pictures = self.read_pictures(text.input_ids, (images, image_masks, image_input_idx), **crops)
             features = self.encode_images(pictures)
             text, pictures, features = self.choose_pictures(text, pictures, features)
+        check_context(int(text.position_ids.max()) + 1, self.config.llm)
         embeds = self.llm.embed(text.input_ids)
         if pictures is not None and features is not None:
             embeds = fuse(embeds, features, pictures)
@@ -169,17 +165,9 @@ class ModelBase(nn.Module):
         )
         return self.transform(inputs)
 
-    def read_pictures(
-        self,
-        input_ids: torch.Tensor,
-        images: torch.Tensor,
-        image_masks: torch.Tensor | None,
-        image_input_idx: torch.Tensor | None,
-        **crops: torch.Tensor | None,
-    ) -> PictureInputs:
-        """Check the pictures of a call and bring them to their one form. A variant may take further `crops`."""
-        assert not crops, "only what crop_arguments names is let in"
-        return picture_inputs(input_ids, images, image_masks, image_input_idx, self.config)
+    def read_pictures(self, input_ids: torch.Tensor, given: GivenPictures, **crops: Any) -> PictureInputs:
+        """Check the pictures of a call and bring them to their one form; Molmo takes no further `crops`."""
+        return picture_inputs(input_ids, *given, self.config)
 
     def encode_images(self, pictures: PictureInputs) -> torch.Tensor:
         """Picture features `[M, tokens, D]` of the crops. A variant may override this."""
@@ -246,7 +234,7 @@ class ModelBase(nn.Module):
         Args:
             input_ids: `[B, L]` prompts, padded with -1 on either side, or `[L]`.
             images: as in `forward`; so are `image_masks`, `image_input_idx`, `attention_mask`, `position_ids`,
-                `subsegment_ids` and what `crop_arguments` names among the kwargs. What else a preprocessor returns is passed over.
+                `subsegment_ids` and `crop_arguments` among the kwargs. What else a preprocessor returns is passed over.
             max_new_tokens: most tokens to generate; the context length caps it.
             min_new_tokens: end tokens are forbidden before this many.
             do_sample: draw tokens instead of taking the best one.
@@ -382,13 +370,8 @@ class ModelBase(nn.Module):
             self._tokenizer = self.config.build_tokenizer()
         return self._tokenizer
 
-    @property
-    def max_input_length(self) -> int:
-        """Most tokens of a call. A variant that leaves some of them out may take more than its context."""
-        return self.config.llm.max_sequence_length
-
-    def lengths_after_choice(self, text: TextInputs) -> torch.Tensor:
-        """`[B]` int64: at most so many positions of each row reach the language model."""
+    def lengths_after_choice(self, text: TextInputs, pictures: Mapping[str, torch.Tensor | None]) -> torch.Tensor:
+        """`[B]` int64: at most so many positions of each row reach the language model, with the pictures of a call."""
         return row_lengths(text)
 
     def num_params(self, include_inactive: bool = True) -> int:

@@ -13,7 +13,7 @@ from olmo.generation.decode import DecodedStep, decode_tokens
 from olmo.generation.decode import generate as generate_tokens
 from olmo.generation.params import GenerationParams
 from olmo.generation.stop_strings import StopStringFilter, StopStringMatcher
-from olmo.models.generation_request import GeneratingModel, Pictures, Request, read_request
+from olmo.models.generation_request import GeneratingModel, Request, read_request
 from olmo.models.outputs import OLMoGenerateOutput
 from olmo.models.text_inputs import TextInputs
 from olmo.nn.kv_cache import KVCache
@@ -67,7 +67,7 @@ def generate(model: GeneratingModel, input_ids: torch.Tensor, **options: Any) ->
         return _generate_streaming(model, request, stream_to)
     matcher = StopStringMatcher(request.params.stop_strings, model.tokenizer.decode)
     with torch.no_grad(), _eval_mode(model):
-        step, logits = prefill(model, request.text, request.params.max_new_tokens, request.pictures)
+        step, logits = prefill(model, request.text, request.params.max_new_tokens, **request.pictures)
         tokens = generate_tokens(step, logits, request.params, **_decoding(request, matcher))
     texts = []
     for ids, room in zip(tokens.token_ids.tolist(), request.room, strict=True):
@@ -83,7 +83,7 @@ def stream(model: GeneratingModel, input_ids: torch.Tensor, **options: Any) -> I
 
 
 def prefill(
-    model: GeneratingModel, text: TextInputs, n_new: int, pictures: Pictures = (None, None, None)
+    model: GeneratingModel, text: TextInputs, n_new: int, **pictures: torch.Tensor | None
 ) -> tuple[CachedStep, torch.Tensor]:
     """Run prompts once.
 
@@ -91,12 +91,12 @@ def prefill(
         model: in eval mode.
         text: the prompts, padded on either side.
         n_new: tokens to leave room for in the cache.
-        pictures: `images`, `image_masks`, `image_input_idx`, as `forward` takes them.
+        **pictures: `images`, `image_masks`, `image_input_idx` and so on, as `forward` takes them.
 
     Returns:
         The step that continues the prompts, and the logits `[B, V]` of the first new token.
     """
-    inputs = model.llm_inputs(text, *pictures)
+    inputs = model.llm_inputs(text, **pictures)
     cache = model.build_cache(inputs, extra_length=n_new)
     hidden = model.run_llm(inputs, cache).hidden
     rows, last = torch.arange(len(hidden), device=hidden.device), inputs.last_real_position()
@@ -148,7 +148,7 @@ def _stream_steps(model: GeneratingModel, request: Request) -> Iterator[tuple[st
     matcher = StopStringMatcher(request.params.stop_strings, model.tokenizer.decode)
     decoder, shown, is_start = IncrementalDecoder(model.tokenizer), StopStringFilter(matcher), True
     with torch.no_grad(), _eval_mode(model):
-        step, logits = prefill(model, request.text, request.params.max_new_tokens, request.pictures)
+        step, logits = prefill(model, request.text, request.params.max_new_tokens, **request.pictures)
     steps = decode_tokens(step, logits, request.params, **_decoding(request, matcher))
     while True:
         with torch.no_grad(), _eval_mode(model):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from olmo.generation.sampling import Generators
 from olmo.generation.step import LogitsProcessor
 from olmo.models.llm_inputs import LlmInputs
 from olmo.models.molmo.molmo_config import MolmoConfig
-from olmo.models.text_inputs import TextInputs, refuse_unknown_arguments, text_inputs
+from olmo.models.text_inputs import TextInputs, check_context, refuse_unknown_arguments, text_inputs
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import Llm, LlmOutput
 from olmo.tokenizer import Tokenizer
@@ -25,15 +25,13 @@ _TEXT_ARGUMENTS = ("attention_mask", "position_ids", "subsegment_ids")
 _PASSED_OVER = ("labels", "loss_masks", "metadata")
 """Taken so that what a preprocessor or a collator returns can be handed in whole."""
 
-Pictures = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
-"""`images`, `image_masks` and `image_input_idx`."""
-
 
 class GeneratingModel(Protocol):
     """What generation asks of a model; `ModelBase` has it."""
 
     config: MolmoConfig
     llm: Llm
+    crop_arguments: ClassVar[tuple[str, ...]]
 
     @property
     def device(self) -> torch.device:
@@ -52,8 +50,12 @@ class GeneratingModel(Protocol):
         images: torch.Tensor | None = None,
         image_masks: torch.Tensor | None = None,
         image_input_idx: torch.Tensor | None = None,
+        **crops: torch.Tensor | None,
     ) -> LlmInputs:
         """Embed, fuse the pictures in, apply the transforms."""
+
+    def lengths_after_choice(self, text: TextInputs, pictures: Mapping[str, torch.Tensor | None]) -> torch.Tensor:
+        """`[B]` int64: at most so many positions of each row reach the language model."""
 
     def run_llm(self, inputs: LlmInputs, cache: KVCache | None = None) -> LlmOutput:
         """The language model over fused inputs."""
@@ -69,8 +71,8 @@ class Request:
     text: TextInputs
     """The prompts."""
 
-    pictures: Pictures
-    """The pictures, as given."""
+    pictures: dict[str, torch.Tensor | None]
+    """The pictures and what goes with them, as given."""
 
     params: GenerationParams
     """Settings; `max_new_tokens` is no more than the row with most room can take."""
@@ -92,9 +94,15 @@ def read_request(model: GeneratingModel, input_ids: torch.Tensor, options: dict[
         OLMoInputError: an unknown argument, one out of range, a prompt that is empty or fills the context.
     """
     settings = {name for name in GenerationParams.__dataclass_fields__ if name != "eos_token_ids"} | {"eos_token_id"}
-    others = {"logits_processors", "seed", "generator", *_PICTURE_ARGUMENTS, *_TEXT_ARGUMENTS, *_PASSED_OVER}
+    shown = (*_PICTURE_ARGUMENTS, *model.crop_arguments)
+    others = {"logits_processors", "seed", "generator", *shown, *_TEXT_ARGUMENTS, *_PASSED_OVER}
     refuse_unknown_arguments("generate", options, settings | others | {"stream"})
-    text = text_inputs(input_ids, model.config.llm, device=model.device, **{k: options.get(k) for k in _TEXT_ARGUMENTS})
+    text = text_inputs(
+        input_ids,
+        model.config.llm,
+        device=model.device,
+        **{k: options.get(k) for k in _TEXT_ARGUMENTS},
+    )
     chosen = {name: options[name] for name in settings - {"eos_token_id", "pad_token_id"} if name in options}
     ends, pad = options.get("eos_token_id"), options.get("pad_token_id")
     params = GenerationParams(
@@ -102,11 +110,12 @@ def read_request(model: GeneratingModel, input_ids: torch.Tensor, options: dict[
         pad_token_id=model.tokenizer.pad_token_id if pad is None else pad,
         **chosen,
     )
-    room = _room(text, model.config.llm.max_sequence_length)
+    pictures = {name: options[name] for name in shown if options.get(name) is not None}
+    room = _room(text, pictures, model)
     most = min(params.max_new_tokens, max(room))
     return Request(
         text=text,
-        pictures=(options.get("images"), options.get("image_masks"), options.get("image_input_idx")),
+        pictures=pictures,
         params=replace(params, max_new_tokens=most, min_new_tokens=min(most, params.min_new_tokens)),
         room=room,
         logits_processors=_hooks(options.get("logits_processors")),
@@ -114,15 +123,14 @@ def read_request(model: GeneratingModel, input_ids: torch.Tensor, options: dict[
     )
 
 
-def _room(text: TextInputs, context: int) -> list[int]:
+def _room(text: TextInputs, pictures: Mapping[str, torch.Tensor | None], model: GeneratingModel) -> list[int]:
     """How many more tokens the context of each row can take."""
-    places = torch.arange(text.input_ids.shape[1], device=text.input_ids.device).expand_as(text.input_ids)
-    if text.attention_mask is not None:
-        places = places.masked_fill(~text.attention_mask, -1)
-    last = places.amax(dim=1)  # [B]
-    if int(last.min()) < 0:
-        raise OLMoInputError(f"the prompt of row {int(last.argmin())} is empty: all of its tokens are padding")
-    used = (text.position_ids.gather(1, last[:, None])[:, 0] + 1).tolist()
+    context = model.config.llm.max_sequence_length
+    if text.attention_mask is not None and not bool(text.attention_mask.any(dim=1).all()):
+        empty = int((~text.attention_mask.any(dim=1)).nonzero()[0])
+        raise OLMoInputError(f"the prompt of row {empty} is empty: all of its tokens are padding")
+    used = model.lengths_after_choice(text, pictures).tolist()
+    check_context(max(used), model.config.llm)
     if max(used) >= context:
         raise OLMoInputError(
             f"the prompt of row {used.index(max(used))} has {max(used)} tokens and fills the context of {context}; "

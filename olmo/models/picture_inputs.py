@@ -6,6 +6,8 @@ of each of their pooled features. Padding crops never reach the encoder.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,9 @@ from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.text_inputs import require_tensor
 from olmo.nn.vision_config import MolmoVisionBackboneConfig
 from olmo.preprocessing.image_tokens import UNUSED, ImageTokenIds, picture_starts, rebuild_image_input_idx
+
+GivenPictures = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+"""`images`, `image_masks` and `image_input_idx` as a caller gave them."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +39,27 @@ class PictureInputs:
     rows: torch.Tensor
     """`[M]` int64 batch row of each crop."""
 
+    facts: torch.Tensor | None = None
+    """`[M, 4]` float32 where crops may be frames: seconds (negative for pictures), patches a side, window h and w."""
 
-def batched_images(images: torch.Tensor, batch_size: int, vision: MolmoVisionBackboneConfig) -> torch.Tensor:
+
+def batched_images(
+    images: torch.Tensor, batch_size: int, vision: MolmoVisionBackboneConfig, side: int | None = None
+) -> torch.Tensor:
     """`[B, N, 3, H, W]` or `[B, N, P, p*p*3]` from any accepted rank.
+
+    Args:
+        images: as the caller gave them.
+        batch_size: B.
+        vision: encoder; its crop and patch sizes are what is accepted.
+        side: of crops in pixels; None: that of the encoder.
 
     Raises:
         OLMoInputError: the shape fits none of the forms, a pixel is NaN or infinite, or the batch size differs.
     """
     require_tensor("images", images)
     spec = vision.vit.spec
-    side, patch_width = spec.image_size, spec.patch_size**2 * 3
+    side, patch_width = side or spec.image_size, spec.patch_size**2 * 3
     shape = tuple(images.shape)
     is_pixels = len(shape) >= 3 and shape[-3:] == (3, side, side)
     is_patches = len(shape) >= 2 and shape[-2:] == (spec.n_patches, patch_width)
@@ -85,17 +101,12 @@ def picture_inputs(
     vision = config.vision_backbone
     if vision is None:
         raise OLMoInputError("this model has no vision backbone (vision_backbone is null); it takes text only")
+    if image_masks is None and config.mm_preprocessor.legacy_image_mask:
+        warn_of_missing_masks()
     batch_size, device = len(input_ids), input_ids.device
     images = batched_images(images, batch_size, vision).to(device)
     index = _long_index(input_ids, image_input_idx, images.shape[1], config)
-    masks = None
-    if image_masks is not None:
-        require_tensor("image_masks", image_masks)
-        wanted = (batch_size, images.shape[1], vision.vit.spec.n_patches)
-        masks = image_masks[None] if image_masks.ndim == 2 and batch_size == 1 else image_masks
-        if tuple(masks.shape) != wanted:
-            raise OLMoInputError(f"image_masks of shape {tuple(image_masks.shape)} does not fit: wanted {list(wanted)}")
-        masks = masks.to(device)
+    masks = batched_masks(image_masks, (batch_size, images.shape[1], vision.vit.spec.n_patches), device)
     rows, crops = (index >= 0).any(dim=-1).nonzero(as_tuple=True)
     return PictureInputs(
         images=images[rows, crops],
@@ -103,6 +114,23 @@ def picture_inputs(
         token_index=index[rows, crops],
         rows=rows,
     )
+
+
+def batched_masks(
+    image_masks: torch.Tensor | None, wanted: tuple[int, int, int], device: torch.device
+) -> torch.Tensor | None:
+    """`[B, N, P]` on `device` from any accepted form, or None.
+
+    Raises:
+        OLMoInputError: another shape.
+    """
+    if image_masks is None:
+        return None
+    require_tensor("image_masks", image_masks)
+    masks = image_masks[None] if image_masks.ndim == 2 and wanted[0] == 1 else image_masks
+    if tuple(masks.shape) != wanted:
+        raise OLMoInputError(f"image_masks of shape {tuple(image_masks.shape)} does not fit: wanted {list(wanted)}")
+    return masks.to(device)
 
 
 def _long_index(
@@ -148,11 +176,11 @@ def _rebuilt_index(
             )
         index[row, : len(rebuilt)] = rebuilt
         if starts is not None:
-            _check_starts(row, starts[row].tolist(), picture_starts(tokens, ids, spec, layout).tolist())
+            check_starts(row, starts[row].tolist(), picture_starts(tokens, ids, spec, layout).tolist())
     return torch.from_numpy(index).to(input_ids.device)
 
 
-def _check_starts(row: int, named: list[int], found: list[int]) -> None:
+def check_starts(row: int, named: list[int], found: list[int]) -> None:
     """The first positions that a caller names must be those of the pictures; a start or its first patch will do."""
     named = [position for position in named if position >= 0]
     if len(named) != len(found) or any(n not in (f, f + 1) for n, f in zip(named, found, strict=True)):
@@ -187,3 +215,13 @@ def image_groups(input_ids: torch.Tensor, token_ids: ImageTokenIds) -> torch.Ten
     is_start = input_ids == token_ids.start
     is_picture = is_start | (input_ids == token_ids.end) | (input_ids == token_ids.patch) | (input_ids == token_ids.col)
     return is_start.long().cumsum(dim=1) * is_picture
+
+
+@functools.cache
+def warn_of_missing_masks() -> None:
+    """Warn once in a process: the words stay true, and a loop over pictures should not repeat them."""
+    warnings.warn(
+        "image_masks was not given: with weights of the first release results differ a little from the released ones; "
+        "call model(**inputs) with everything the preprocessor returns",
+        stacklevel=6,
+    )

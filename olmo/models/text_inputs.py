@@ -65,7 +65,7 @@ def text_inputs(
         device: where everything goes; None leaves it where `input_ids` is.
 
     Raises:
-        OLMoInputError: a shape or an id does not fit; the sequence is empty or longer than the context.
+        OLMoInputError: a shape or an id does not fit, or the sequence is empty.
     """
     input_ids = _checked_ids(input_ids, config).to(device)
     batch_size, length = input_ids.shape
@@ -80,7 +80,6 @@ def text_inputs(
     if positions is None:
         seen = input_ids.new_ones(batch_size, past_length + length) if valid is None else valid.long()
         positions = (seen.cumsum(dim=1) - 1)[:, past_length:]
-    _check_context(positions, config)
     segments, targets = fitted["subsegment_ids"], fitted["labels"]
     return TextInputs(
         input_ids=input_ids,
@@ -145,6 +144,14 @@ def _checked_past_length(past: Past | None, config: LlmConfig, batch_size: int) 
     return shape[2]
 
 
+def row_lengths(text: TextInputs) -> torch.Tensor:
+    """`[B]` int64: positions that each row takes, its last real token's and those before. Rows hold a real token."""
+    places = torch.arange(text.input_ids.shape[1], device=text.input_ids.device).expand_as(text.input_ids)
+    if text.attention_mask is not None:
+        places = places.masked_fill(~text.attention_mask[:, -places.shape[1] :], 0)
+    return text.position_ids.gather(1, places.amax(dim=1, keepdim=True))[:, 0] + 1
+
+
 def _check_labels(labels: torch.Tensor | None, config: LlmConfig) -> None:
     if labels is None:
         return
@@ -157,8 +164,16 @@ def _check_labels(labels: torch.Tensor | None, config: LlmConfig) -> None:
         )
 
 
-def _check_context(positions: torch.Tensor, config: LlmConfig) -> None:
-    n_tokens = int(positions.max()) + 1
+def check_context(n_tokens: int, config: LlmConfig) -> None:
+    """Refuse what is longer than the context.
+
+    Args:
+        n_tokens: positions of the longest row.
+        config: the language model.
+
+    Raises:
+        OLMoInputError: naming both lengths.
+    """
     if n_tokens > config.max_sequence_length:
         raise OLMoInputError(
             f"{n_tokens} tokens exceed the context of {config.max_sequence_length} (llm.max_sequence_length); "

@@ -17,9 +17,7 @@ from olmo.nn.linear import linear
 from olmo.nn.vision_config import ImagePooling, MolmoVisionBackboneConfig
 
 
-def cut_windows(
-    features: Tensor, grid: tuple[int, int], window: tuple[int, int], is_centred: bool = False
-) -> Tensor:
+def cut_windows(features: Tensor, grid: tuple[int, int], window: tuple[int, int], is_centred: bool = False) -> Tensor:
     """Group the patches of a grid into windows.
 
     A grid that the window does not divide gets rows and columns of zeros. The released models count these zeros as
@@ -60,15 +58,19 @@ def window_members(grid: tuple[int, int], window: tuple[int, int], device: torch
 
 
 class StackPooling(nn.Module):
-    """The members of a window side by side on the channels; over 1 x 1 windows this changes nothing."""
+    """The members of a window side by side on the channels; over 1 x 1 windows this changes nothing.
+
+    A pooling of 1 x 1 windows that is handed larger ones takes their mean, which has the same width.
+    """
 
     def __init__(self, input_dim: int, n_members: int) -> None:
         super().__init__()
-        self.output_dim = input_dim * n_members
+        self.output_dim, self.n_members = input_dim * n_members, n_members
 
     def forward(self, windows: Tensor, members: Tensor | None = None) -> Tensor:
-        """Map `[M, windows, members, C]` to `[M, windows, members * C]`; zeros that are no `members` stay zeros."""
-        del members
+        """Map `[M, windows, members, C]` to `[M, windows, members * C]`; see `window_members` for `members`."""
+        if self.n_members == 1 and windows.shape[2] > 1:
+            return _mean(windows, members)
         return windows.flatten(2)
 
 

@@ -26,7 +26,6 @@ class MolmoVisionBackbone(nn.Module):
     def __init__(self, config: MolmoVisionBackboneConfig, llm: LlmConfig) -> None:
         super().__init__()
         self.config = config
-        self.output_dim = llm.d_model
         self.image_vit = VisionTransformer(config.vit.spec)
         self.connector = Connector(config, llm.d_model, config.projector_hidden_size or llm.resolved_mlp_hidden_size)
 

@@ -75,8 +75,18 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Example:
-    """An example in its one form: pictures or videos (not yet decoded), conversations about them, and what is passed
-    through. `start_s` and `end_s` are the part of the video that is meant, in seconds."""
+    """An example in its one form: what it shows (not yet decoded), conversations about it, what is passed through.
+
+    Attributes:
+        images: pictures.
+        conversations: at least one.
+        weight: of its answers.
+        metadata: passed through.
+        videos: videos, where there are no pictures.
+        start_s: the part of a video that is meant begins here, in seconds; None: at its beginning.
+        end_s: and ends before this; None: at its end.
+        subtitles: of the video, as `VideoPreprocessor` takes them; None: there are none.
+    """
 
     images: tuple[Any, ...]
     conversations: tuple[Conversation, ...]
@@ -85,6 +95,7 @@ class Example:
     videos: tuple[Any, ...] = ()
     start_s: float | None = None
     end_s: float | None = None
+    subtitles: Any = None
 
 
 def parse_example(example: Mapping[str, Any], takes_video: bool = False) -> Example:
@@ -96,7 +107,7 @@ def parse_example(example: Mapping[str, Any], takes_video: bool = False) -> Exam
             `answer_idx`, `label` and `points`). Optional: `style` (`styles` beside `message_list`), `weight` and
             `metadata`.
         takes_video: `video` or `videos` (what `open_video` takes, or a list of them) may stand in place of pictures,
-            with `start_s` and `end_s` where a part of it is meant; False refuses them.
+            with `start_s` and `end_s` where a part of it is meant, and `subtitles`; False refuses them.
 
     Raises:
         OLMoInputError: not one of these forms; the message says which part and what is allowed.
@@ -114,6 +125,8 @@ def parse_example(example: Mapping[str, Any], takes_video: bool = False) -> Exam
     is_listed = "message_list" in example
     conversations = tuple(_parse_conversation(c, s, shown, is_listed) for c, s in _conversations_of(example))
     images, videos = shown["image"].in_order(), shown["video"].in_order() if takes_video else ()
+    if example.get("subtitles") is not None and len(videos) != 1:
+        raise OLMoInputError(f"'subtitles' belong to one video, and the example has {len(videos)}")
     if images and videos:
         raise OLMoInputError("an example has pictures or a video, not both; give the pictures as frames of the video")
     return Example(
@@ -124,6 +137,7 @@ def parse_example(example: Mapping[str, Any], takes_video: bool = False) -> Exam
         videos,
         _parse_seconds(example.get("start_s"), "start_s", bool(videos)),
         _parse_seconds(example.get("end_s"), "end_s", bool(videos)),
+        example.get("subtitles"),
     )
 
 

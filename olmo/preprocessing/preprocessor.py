@@ -192,7 +192,9 @@ class Preprocessor:
             images.append(crops.images)
             masks.append(crops.masks)
             start += len(token_ids)
-        return PictureBlock(*(np.concatenate(parts) for parts in (token_ids_of, images, masks, indices)))
+        return PictureBlock(
+            np.concatenate(token_ids_of), np.concatenate(images), np.concatenate(masks), np.concatenate(indices)
+        )
 
     def _fit(self, text: _Text, prefix_length: int, n_pictures: int) -> _Text:
         """The text that fits behind the pictures."""

@@ -12,8 +12,10 @@ from torch import nn
 
 from olmo.data.loader import StepLoader
 from olmo.exceptions import OLMoError
+from olmo.models.auto import model_class
+from olmo.models.base import ModelBase
 from olmo.models.flops import PARTS, forward_flops, training_flops
-from olmo.models.molmo.molmo import Molmo, MolmoConfig
+from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.train.activation_checkpointing import transformer_blocks
 from olmo.train.lora import apply_lora
 from olmo.train.memory import BFLOAT16, FLOAT32, MicroBatch, TrainMemory, activation_bytes
@@ -97,7 +99,8 @@ def dry_run(recipe: str | Path, overrides: Sequence[str] = (), n_devices: int = 
     config, base_dir = TrainConfig.load(recipe, overrides), Path(recipe).parent
     layout = plan_layout(config.parallel, n_devices, min(n_devices, DEVICES_A_MACHINE))
     with torch.device("meta"):
-        model = Molmo(first_config(config, base_dir))
+        first = first_config(config, base_dir)
+        model = model_class(first.model_name)(first)
         if config.lora is not None:
             apply_lora(model, config.lora)
     max_steps, components = config.max_steps, model.components()
@@ -187,7 +190,7 @@ def _micro_batch(config: TrainConfig, sizes: Sizes, rows: int) -> MicroBatch:
 
 
 def _memory(
-    config: TrainConfig, model: Molmo, layout: Layout, n_learning: int, batch: MicroBatch, n_micro_batches: int
+    config: TrainConfig, model: ModelBase, layout: Layout, n_learning: int, batch: MicroBatch, n_micro_batches: int
 ) -> TrainMemory:
     n_params = sum(p.numel() for p in model.parameters())
     split = layout.tensor * (layout.shards if layout.strategy.shards else 1)

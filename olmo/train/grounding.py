@@ -25,7 +25,7 @@ from olmo.data.scenes.scene import Scene
 from olmo.data.scenes.signs import WORDS
 from olmo.data.source_config import SourceKind
 from olmo.exceptions import OLMoConfigurationError
-from olmo.models.molmo.molmo import Molmo
+from olmo.models.base import ModelBase
 from olmo.preprocessing.preprocessor import Preprocessor
 from olmo.preprocessing.preprocessor_config import CropMode
 from olmo.tokenizer import Tokenizer
@@ -98,7 +98,7 @@ class GroundedLanguageTask(LanguageTask):
         base_dir: folder that relative paths of the data start from.
     """
 
-    def __init__(self, config: TrainConfig, model: Molmo, base_dir: str | Path | None = None) -> None:
+    def __init__(self, config: TrainConfig, model: ModelBase, base_dir: str | Path | None = None) -> None:
         super().__init__(config, model, base_dir)
         strategy = config.parallel.strategy
         if strategy.shards or (strategy is Strategy.auto and torch.distributed.is_initialized()):

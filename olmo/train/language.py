@@ -16,8 +16,8 @@ from olmo.data.source import Source, open_source
 from olmo.eval.runner import evaluate
 from olmo.eval.tasks import task_of
 from olmo.exceptions import OLMoConfigurationError
+from olmo.models.base import ModelBase
 from olmo.models.flops import PARTS, forward_flops, training_flops
-from olmo.models.molmo.molmo import Molmo
 from olmo.nn.loss import target_positions
 from olmo.preprocessing.collator import MMCollator
 from olmo.preprocessing.preprocessor import Preprocessor
@@ -40,7 +40,7 @@ class PrepareExample:
 
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Tensors of one example."""
-        source = (example.get("metadata") or {}).get("source")
+        source = str((example.get("metadata") or {}).get("source"))
         tensors = {k: v for k, v in self.preprocessor(example, rng=rng).items() if isinstance(v, torch.Tensor)}
         return {**tensors, SOURCE_IDS: self.indices.get(source, -1)}
 
@@ -65,7 +65,7 @@ class CollateRows:
 
 
 class LanguageTask:
-    """Trains `Molmo` with the next-token loss on answers.
+    """Trains a model with the next-token loss on answers.
 
     Args:
         config: the recipe.
@@ -73,7 +73,7 @@ class LanguageTask:
         base_dir: folder that relative paths of the data start from.
     """
 
-    def __init__(self, config: TrainConfig, model: Molmo, base_dir: str | Path | None = None) -> None:
+    def __init__(self, config: TrainConfig, model: ModelBase, base_dir: str | Path | None = None) -> None:
         self.module: nn.Module = model
         self.model, self.config, self.base_dir = model, config, base_dir
         if config.optimizer.is_embedding_frozen and model.config.llm.weight_tying:

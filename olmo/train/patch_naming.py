@@ -25,8 +25,9 @@ from olmo.data.scenes.signs import WORDS
 from olmo.data.source import Source, open_source
 from olmo.data.source_config import SourceKind
 from olmo.exceptions import OLMoConfigurationError
+from olmo.models.base import ModelBase
 from olmo.models.flops import vit_flops
-from olmo.models.molmo.molmo import Molmo, MolmoConfig
+from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.nn.image_vit import patchify
 from olmo.preprocessing.multicrop import make_crops
 from olmo.train.task import Batch, Collate, Prepare, Tally
@@ -41,7 +42,7 @@ CENTRE_WEIGHT = 4.0  # few patches hold a point; this keeps the head from always
 class PatchHeads(nn.Module):
     """A ViT and the linear heads that name its patches."""
 
-    def __init__(self, model: Molmo, sizes: Mapping[str, int]) -> None:
+    def __init__(self, model: ModelBase, sizes: Mapping[str, int]) -> None:
         super().__init__()
         backbone = model.vision_backbone
         assert backbone is not None, "patch naming needs a vision backbone"
@@ -99,7 +100,7 @@ class PatchNamingTask:
     tally_names = (*(f"loss_{name}" for name in HEADS), "patches_named", "patches_placed", "patches_read")
     sequence_length = None
 
-    def __init__(self, config: TrainConfig, model: Molmo, base_dir: str | Path | None = None) -> None:
+    def __init__(self, config: TrainConfig, model: ModelBase, base_dir: str | Path | None = None) -> None:
         self.model = model
         scenes = _only_scenes(config)
         n_bins = round(100.0 / scenes.point_step_percent)

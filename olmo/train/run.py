@@ -9,6 +9,8 @@ from olmo.checkpoint.hf import load_by_rules
 from olmo.checkpoint.native import LoadReport
 from olmo.checkpoint.tensor_source import SafetensorsSource
 from olmo.io import resolve_model_folder
+from olmo.models.auto import from_pretrained, model_class
+from olmo.models.base import ModelBase
 from olmo.models.molmo.base_weights import load_llm_and_vit
 from olmo.models.molmo.hf import hf_weight_rules
 from olmo.models.molmo.load import released_config
@@ -43,8 +45,8 @@ def build_trainer(recipe: str | Path, overrides: Sequence[str] = (), allow_chang
     return Trainer(config, TASKS[config.task](config, model, base_dir), parallel, allow_changes)
 
 
-def build_model(config: TrainConfig, base_dir: Path) -> Molmo:
-    """The model with the weights that the run starts from.
+def build_model(config: TrainConfig, base_dir: Path) -> ModelBase:
+    """The model, of the class that its configuration names, with the weights that the run starts from.
 
     Args:
         config: the recipe.
@@ -56,9 +58,10 @@ def build_model(config: TrainConfig, base_dir: Path) -> Molmo:
     """
     if config.model is None:
         assert config.init_from is not None, "checked at construction"
-        model = Molmo.from_pretrained(config.init_from, overrides=config.model_overrides)
+        model = from_pretrained(config.init_from, overrides=config.model_overrides)
     else:
-        model = Molmo(first_config(config, base_dir), seed=config.seed)
+        first = first_config(config, base_dir)
+        model = model_class(first.model_name)(first, seed=config.seed)
         if config.init_from is not None:
             _fill(model, config.init_from)
         elif config.init_llm or config.init_vit:
@@ -88,7 +91,7 @@ def first_config(config: TrainConfig, base_dir: Path) -> MolmoConfig:
     return released_config(Molmo, folder, config.model_overrides)
 
 
-def _fill(model: Molmo, source: str) -> None:
+def _fill(model: ModelBase, source: str) -> None:
     """Load weights of the released layout, or of this package's, which may be of a part of the model."""
     folder = resolve_model_folder(source)
     if (folder / "config.json").is_file() and not (folder / "config.yaml").is_file():

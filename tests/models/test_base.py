@@ -13,6 +13,7 @@ from olmo.exceptions import OLMoCheckpointError, OLMoInputError
 from olmo.models import base
 from olmo.models.base import ModelBase
 from olmo.models.molmo.molmo import Molmo
+from olmo.models.picture_inputs import warn_of_missing_masks
 
 # -- signature and shapes ------------------------------------------------------------------------------------------
 
@@ -78,7 +79,7 @@ def test_omitted_masks_are_all_ones(model, inputs):
 
 @torch.no_grad()
 def test_omitted_masks_warn_once_for_released_weights_only(make_model, preprocess, model, monkeypatch):
-    base._warn_of_missing_masks.cache_clear()
+    warn_of_missing_masks.cache_clear()
     inputs = preprocess(example("what?", picture()))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

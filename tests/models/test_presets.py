@@ -25,10 +25,11 @@ N_PARAMS = {
     "molmo-7b-o": 7_665_032_192,
     "molmo-72b": 73_308_285_952,
     "molmoe-1b": 7_221_875_712,
+    "videoolmo-7b": 8_021_025_280,  # the parts of molmo-7b-d
 }
 NOMINAL = {
     "molmo-1b": (0.0, 1.6e9), "molmo-7b-d": (7e9, 8.5e9), "molmo-7b-o": (7e9, 8.5e9), "molmo-72b": (70e9, 76e9),
-    "molmoe-1b": (6.5e9, 7.5e9),
+    "molmoe-1b": (6.5e9, 7.5e9), "videoolmo-7b": (7e9, 8.5e9),
 }  # fmt: skip
 CONTEXT = {name: 2048 if name == "molmo-1b" else 4096 for name in N_PARAMS}
 NAMES = pytest.mark.parametrize("name", N_PARAMS)

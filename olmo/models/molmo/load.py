@@ -16,6 +16,7 @@ import torch
 from olmo.checkpoint.hf import load_by_rules, save_by_rules
 from olmo.checkpoint.native import load_checkpoint
 from olmo.checkpoint.tensor_source import SafetensorsSource
+from olmo.config import apply_overrides, read_config_file
 from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
 from olmo.io import resolve_model_folder
 from olmo.models.base import ModelBase
@@ -26,6 +27,8 @@ from olmo.torch_util import resolve_dtype
 
 M = TypeVar("M", bound=ModelBase)
 
+_PARTS_OF_MOLMO = ("llm", "vision_backbone")
+_SEED_OF_NEW_PARTS = 0
 _PROCESSOR_FILE = "preprocessor_config.json"
 
 
@@ -51,14 +54,48 @@ def load_molmo(
             f"{folder} holds neither config.yaml (this package's layout) nor config.json (released layout); "
             "an original release with model.pt is turned into a folder by `molmo convert`"
         )
-    config = cls.config_class.load(folder, overrides) if is_native else released_config(cls, folder, overrides)
+    config = native_config(cls, folder, overrides) if is_native else released_config(cls, folder, overrides)
     with torch.device("meta"):
         instance = cls(config)
+    # A variant that starts from a Molmo: what a Molmo has not is drawn anew.
+    new = _taken_out(instance) if not is_native or _is_molmo(folder) else {}
     if is_native:
         load_checkpoint(instance, folder, dtype=wanted, device=device)
     else:
         load_by_rules(instance, SafetensorsSource(folder), hf_weight_rules(config), dtype=wanted, device=device)
+    generator = torch.Generator().manual_seed(_SEED_OF_NEW_PARTS)
+    for name, part in new.items():
+        part.to_empty(device="cpu").reset_parameters(generator)
+        setattr(instance, name, part.to(instance.dtype))
     return instance.to(device).eval()
+
+
+def native_config(cls: type[ModelBase], folder: Path, overrides: Sequence[str] = ()) -> MolmoConfig:
+    """The configuration of a folder in this package's layout, for a model of class `cls`; a Molmo may become any.
+
+    Raises:
+        OLMoConfigurationError: the file is damaged, or the model is of another kind.
+    """
+    if cls.config_class is MolmoConfig or not _is_molmo(folder):
+        return cls.config_class.load(folder, overrides)
+    values = MolmoConfig.from_dict(read_config_file(folder)).asdict()
+    values.pop("model_name")
+    config = cls.config_class.from_dict(apply_overrides(values, overrides))
+    config.source_dir = folder.resolve()
+    return config
+
+
+def _is_molmo(folder: Path) -> bool:
+    return read_config_file(folder).get("model_name", MolmoConfig.model_name) == MolmoConfig.model_name
+
+
+def _taken_out(model: ModelBase) -> dict[str, Any]:
+    """The parts of a model that no Molmo has, which it is without afterwards."""
+    names = [name for name, _ in model.named_children() if name not in _PARTS_OF_MOLMO]
+    parts = {name: getattr(model, name) for name in names}
+    for name in names:
+        setattr(model, name, None)
+    return parts
 
 
 def released_config(cls: type[ModelBase], folder: Path, overrides: Sequence[str] = ()) -> MolmoConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from olmo.exceptions import OLMoConfigurationError
 from olmo.models.llm_inputs import BiDirectionalAttention
@@ -106,18 +107,24 @@ class MolmoConfig(BaseModelConfig):
             include_image: keep the decoded picture in the metadata.
             max_seq_len: longest sequence in tokens, at least 1; None means the model's context.
         """
+        return Preprocessor(**self.preprocessor_options(for_inference, is_training, include_image, max_seq_len))
+
+    def preprocessor_options(
+        self, for_inference: bool, is_training: bool, include_image: bool, max_seq_len: int | None
+    ) -> dict[str, Any]:
+        """Arguments of a `Preprocessor` for this model; those given are as for `build_preprocessor`."""
         if max_seq_len is not None and max_seq_len < 1:
             raise OLMoConfigurationError(f"must be at least 1 or None, got {max_seq_len}", "max_seq_len")
-        return Preprocessor(
-            tokenizer=self.build_tokenizer(),
-            formatter=self.data_formatter,
-            config=self.mm_preprocessor,
-            image_spec=self.image_spec,
-            for_inference=for_inference,
-            is_training=is_training,
-            include_image=include_image,
-            max_seq_len=max_seq_len or self.llm.max_sequence_length,
-        )
+        return {
+            "tokenizer": self.build_tokenizer(),
+            "formatter": self.data_formatter,
+            "config": self.mm_preprocessor,
+            "image_spec": self.image_spec,
+            "for_inference": for_inference,
+            "is_training": is_training,
+            "include_image": include_image,
+            "max_seq_len": max_seq_len or self.llm.max_sequence_length,
+        }
 
     def build_collator(
         self, sequence_length: int | None = None, pad_mode: str | None = None, include_metadata: bool = True

@@ -1,0 +1,1 @@
+"""VideoOlmo: Molmo with video, from frames to answers."""

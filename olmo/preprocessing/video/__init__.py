@@ -1,0 +1,1 @@
+"""Video: sources of frames, and which frames a model is shown."""
