@@ -11,7 +11,7 @@ from doc_pages import Page, pages
 from source_tree import ROOT, repository_files, text_of
 
 from olmo.config import read_config_file
-from olmo.models.molmo.molmo import MolmoConfig
+from olmo.models.auto import load_config
 from olmo.train.train_config import TrainConfig
 
 MACHINE_PATHS = re.compile(r"(?<![\w.~-])/(?:work|root|home|Users)/\w|(?<![\w/])[A-Z]:\\\\?Users\\")
@@ -74,9 +74,9 @@ def test_every_configuration_loads(path: Path) -> None:
     values = read_config_file(path)
     if "run_dir" in values:
         recipe = TrainConfig.load(path)
-        assert recipe.model is None or MolmoConfig.load(path.parent / recipe.model, recipe.model_overrides)
+        assert recipe.model is None or load_config(path.parent / recipe.model, recipe.model_overrides)
     else:
-        assert MolmoConfig.load(path).asdict()["model_name"] == values["model_name"]
+        assert load_config(path).asdict()["model_name"] == values["model_name"]
 
 
 def test_workflows_and_hooks_are_yaml() -> None:

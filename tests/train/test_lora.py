@@ -1,6 +1,6 @@
 """Adapters: they change nothing at first, they alone learn, and saved, loaded, merged or read by peft they are equal.
 
-Merged and adapted models agree to 1e-5; measured worst case 2.4e-7 on logits of size 1.
+Merged and adapted models agree to 1e-5.
 """
 
 from __future__ import annotations
