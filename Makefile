@@ -74,6 +74,6 @@ eval-nano: .venv/.installed
 	$(BIN)/python benchmarks/nano.py --save
 
 bench: .venv/.installed-test
-	@for script in decode prefill preprocess; do \
+	@for script in decode prefill preprocess train_step; do \
 	  echo "== $$script"; $(BIN)/python benchmarks/$$script.py $(BENCH_ARGS) || exit 1; \
 	done

@@ -23,6 +23,7 @@ from PIL import Image
 
 from olmo.data.scenes.art import ConceptSet, concepts
 from olmo.data.scenes.signs import WORDS
+from olmo.models.bundled import BUNDLED_MODEL
 from olmo.models.info import ModelInfo, model_info
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.nn.llm_presets import LLM_PRESETS
@@ -105,7 +106,8 @@ def nano_sizes() -> str:
 
 def nano_recipes() -> list[tuple[str, TrainConfig]]:
     """File name and content of every recipe of molmo-nano, each after the one that it starts from."""
-    waiting = {path.name: TrainConfig.load(path) for path in sorted(RECIPES.glob("nano*.yaml"))}
+    recipes = {path.name: TrainConfig.load(path) for path in sorted(RECIPES.glob("nano*.yaml"))}
+    waiting = {name: recipe for name, recipe in recipes.items() if recipe.model == BUNDLED_MODEL}
     ordered: list[tuple[str, TrainConfig]] = []
     while waiting:
         ahead = {recipe.run_dir for recipe in waiting.values()}
