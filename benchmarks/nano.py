@@ -21,14 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import RESULTS, ROOT, commit, hardware, versions
+from harness import RESULTS, commit, hardware, versions
 from nano_profiles import DEFAULT_PROFILE, PROFILES, Profile, with_art
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from olmo.data.scenes.dataset import ScenesDataset
 from olmo.eval.report import ScenesReport, TaskResult
@@ -37,7 +35,7 @@ from olmo.exceptions import OLMoCheckpointError, OLMoError, OLMoInputError
 from olmo.io import write_atomic
 from olmo.models.base import ModelBase
 from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
-from olmo.models.molmo.molmo import Molmo, MolmoConfig
+from olmo.models.molmo.molmo import Molmo
 
 RESULT = RESULTS / "nano.json"
 QUICK_SCENES = 60
@@ -109,7 +107,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", help="checkpoint folder or hub id; the bundled model by default")
     source.add_argument("--run-dir", type=Path, help="folder of a training run; its latest weights are evaluated")
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "molmo-nano", help="of the run's model")
     parser.add_argument("--profile", choices=PROFILES, default=DEFAULT_PROFILE, help="which scenes and floors")
     parser.add_argument(
         "--art",
@@ -160,30 +157,22 @@ def evaluation_items(args: argparse.Namespace, profile: Profile) -> list[Item]:
 def load_model(args: argparse.Namespace) -> tuple[ModelBase, dict[str, Any]]:
     """The model to evaluate, and what the result says about where it came from."""
     if args.run_dir is not None:
-        model, step = model_of_run(args.run_dir, args.config)
+        model, step = model_of_run(args.run_dir)
         return model.to(args.device), {"model": args.run_dir.name, "step": step}
     if args.model is None:
         return Molmo.from_pretrained(bundled_model_folder(), device=args.device), {"model": BUNDLED_MODEL}
     return Molmo.from_pretrained(args.model, device=args.device), {"model": Path(args.model).name}
 
 
-def model_of_run(run_dir: Path, config: Path) -> tuple[Molmo, int]:
+def model_of_run(run_dir: Path) -> tuple[Molmo, int]:
     """The model of a training run at its last checkpoint, and the step of that."""
     complete = sorted(marker.parent for marker in run_dir.glob("step*/COMPLETE"))
-    if complete:
-        return Molmo.from_pretrained(complete[-1]), int(complete[-1].name.removeprefix("step"))
-    folder = run_dir / "latest"  # runs of the first trainer
-    model = Molmo(MolmoConfig.load(config))
-    try:
-        model.load_state_dict(load_file(folder / "weights.safetensors"))
-        step = int(json.loads((folder / "state.json").read_text(encoding="utf-8"))["step"])
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+    if not complete:
         raise OLMoCheckpointError(
-            f"cannot read the run's latest weights in {folder}: {reason}; give the run_dir of a language run and the "
-            "--config it was trained with, or wait for its first checkpoint"
-        ) from None
-    return model.eval(), step
+            f"{run_dir} holds no complete checkpoint (step*/COMPLETE); give the run_dir of a language run, or wait for "
+            "its first checkpoint"
+        )
+    return Molmo.from_pretrained(complete[-1]), int(complete[-1].name.removeprefix("step"))
 
 
 def run(

@@ -11,11 +11,10 @@ from types import ModuleType
 
 import pytest
 from PIL import Image
-from safetensors.torch import save_file
 
 from olmo.data.scenes.art import ASSETS
 from olmo.data.scenes.scenes_config import ScenesConfig
-from olmo.models.molmo.molmo import Molmo, MolmoConfig
+from olmo.models.molmo.molmo import Molmo
 from olmo.train.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,18 +48,15 @@ def sheet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run_dir(tiny_config: MolmoConfig, tiny_model: Molmo, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training run with one checkpoint, and the configuration of its model beside it."""
+def run_dir(tiny_model: Molmo, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training run with one checkpoint."""
     folder = tmp_path_factory.mktemp("tiny")
-    (folder / "latest").mkdir()
-    save_file(tiny_model.state_dict(), folder / "latest" / "weights.safetensors")
-    (folder / "latest" / "state.json").write_text('{"step": 12}', encoding="utf-8")
-    tiny_config.save(folder / "config")
+    tiny_model.save_checkpoint(folder / "step00000012")
     return folder
 
 
 def arguments(run_dir: Path, *more: str) -> list[str]:
-    return ["--run-dir", str(run_dir), "--config", str(run_dir / "config"), *more]
+    return ["--run-dir", str(run_dir), *more]
 
 
 def test_last_line_is_the_result(nano: ModuleType, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +196,7 @@ def test_mistakes_are_one_line(
     assert says in captured.err
 
 
-def test_weights_of_another_model(nano: ModuleType, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert nano.main(["--run-dir", str(run_dir)]) == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+def test_a_run_without_a_whole_checkpoint(nano: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "step00000012").mkdir()  # no marker
+    assert nano.main(["--run-dir", str(tmp_path)]) == 2
+    assert "holds no complete checkpoint" in " ".join(capsys.readouterr().err.split())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopped_run import stop_and_resume
 from torch import nn
 
 from olmo.models.molmo.molmo import Molmo
@@ -33,16 +34,7 @@ def test_a_run_exports_the_average_and_resumes_it(recipe: Path, tmp_path: Path) 
     overrides = ["ema_decay=0.5"]
     straight = build_trainer(recipe, [*overrides, f"run_dir={tmp_path / 'straight'}"])
     straight.fit()
-    first = build_trainer(recipe, overrides)
-    first.start()
-    for batch in first.batches():
-        first.train_step(batch)
-        if first.step == 3:
-            first.save()
-            break
-    first.close()
-    resumed = build_trainer(recipe, overrides)
-    resumed.fit()
+    resumed = stop_and_resume(recipe, overrides, after=3)
     name = "llm.blocks.0.mlp.ff_out.weight"
     assert torch.equal(straight.average.averages[name], resumed.average.averages[name])
     exported = Molmo.from_pretrained(tmp_path / "run" / "final").get_parameter(name)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopped_run import stop_and_resume
 
 from olmo.exceptions import OLMoConfigurationError
 from olmo.train.run import build_trainer
@@ -59,16 +60,7 @@ def test_a_run_that_resumes_within_a_phase_is_the_same(recipe: Path, tmp_path: P
     overrides = ["unfreeze_schedule=[[0,0],[2,1],[4,all]]"]
     straight = build_trainer(recipe, [*overrides, f"run_dir={tmp_path / 'straight'}"])
     straight.fit()
-    first = build_trainer(recipe, overrides)
-    first.start()
-    for batch in first.batches():
-        first.train_step(batch)
-        if first.step == 3:
-            first.save()
-            break
-    first.close()
-    resumed = build_trainer(recipe, overrides)
-    resumed.fit()
+    resumed = stop_and_resume(recipe, overrides, after=3)
     pairs = zip(straight.task.module.named_parameters(), resumed.task.module.parameters(), strict=True)
     assert all(torch.equal(a, b) for (_, a), b in pairs)
 
