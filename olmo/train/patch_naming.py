@@ -21,7 +21,7 @@ from olmo.data.mixture import open_mixture
 from olmo.data.scenes.art import concepts
 from olmo.data.scenes.patch_targets import patch_targets
 from olmo.data.scenes.scenes_config import ScenesConfig
-from olmo.data.scenes.signs import WORDS
+from olmo.data.scenes.signs import LETTERS, WORDS
 from olmo.data.source import Source, open_source
 from olmo.data.source_config import SourceKind
 from olmo.exceptions import OLMoConfigurationError
@@ -33,7 +33,8 @@ from olmo.preprocessing.multicrop import make_crops
 from olmo.train.task import Batch, Collate, Prepare, Tally
 from olmo.train.train_config import TrainConfig
 
-HEADS = ("kind", "x_bin", "y_bin", "centre", "word")
+HEADS = ("kind", "x_bin", "y_bin", "centre", "word", "letter")
+SHARES = ("patches_named", "patches_placed", "patches_read", "patches_spelt")
 IGNORE = -100
 NO_SIGN_WEIGHT = 0.02  # about one patch in thirty shows a sign
 CENTRE_WEIGHT = 4.0  # few patches hold a point; this keeps the head from always saying no
@@ -80,6 +81,7 @@ class PreparePatches:
             "y_bin": torch.from_numpy(targets.y_bin),
             "centre": torch.from_numpy(targets.is_centre).float(),
             "word": torch.from_numpy(targets.word),
+            "letter": torch.from_numpy(targets.letter),
         }
 
 
@@ -97,14 +99,15 @@ class PatchNamingTask:
         base_dir: folder that relative paths of the data start from.
     """
 
-    tally_names = (*(f"loss_{name}" for name in HEADS), "patches_named", "patches_placed", "patches_read")
+    tally_names = (*(f"loss_{name}" for name in HEADS), *SHARES)
     sequence_length = None
 
     def __init__(self, config: TrainConfig, model: ModelBase, base_dir: str | Path | None = None) -> None:
         self.model = model
         scenes = _only_scenes(config)
         n_bins = round(100.0 / scenes.point_step_percent)
-        sizes = {"kind": 1 + len(concepts()), "x_bin": n_bins, "y_bin": n_bins, "centre": 1, "word": 1 + len(WORDS)}
+        sizes = {"kind": 1 + len(concepts()), "x_bin": n_bins, "y_bin": n_bins, "centre": 1}
+        sizes |= {"word": 1 + len(WORDS), "letter": 1 + len(LETTERS)}
         self._heads = PatchHeads(model, sizes)
         self.module: nn.Module = self._heads
         self.stream = open_mixture(config.data, config.seed, base_dir)
@@ -158,7 +161,15 @@ class PatchNamingTask:
         losses["centre"] = F.binary_cross_entropy_with_logits(
             centre, batch["centre"], pos_weight=centre.new_tensor(CENTRE_WEIGHT)
         )
-        total = losses["kind"] + 0.5 * (losses["x_bin"] + losses["y_bin"]) + losses["centre"] + losses["word"]
+        # A batch may hold no sign at all, whose mean over no letters would be no number.
+        n_letters = (batch["letter"] != IGNORE).sum().clamp(min=1)
+        losses["letter"] = (
+            F.cross_entropy(
+                logits["letter"].flatten(0, 1), batch["letter"].flatten(), ignore_index=IGNORE, reduction="sum"
+            )
+            / n_letters
+        )
+        total = 0.5 * (losses["x_bin"] + losses["y_bin"]) + sum(losses[k] for k in ("kind", "centre", "word", "letter"))
         n = float(len(batch["images"]))
         tally: Tally = {f"loss_{k}": (v.detach() * n, n) for k, v in losses.items()}
         return total, {**tally, **_shares_right(logits, batch)}
@@ -180,12 +191,13 @@ class PatchNamingTask:
 
 @torch.no_grad()
 def _shares_right(logits: dict[str, torch.Tensor], batch: Batch) -> Tally:
-    """Shares of object patches named and placed (within a bin), and of sign patches read."""
-    things, signs = batch["kind"] > 0, batch["word"] > 0
+    """Shares of object patches named and placed (within a bin), of sign patches read and of letters spelt."""
+    things, signs, letters = batch["kind"] > 0, batch["word"] > 0, batch["letter"] > 0
     named = logits["kind"].argmax(-1) == batch["kind"]
     placed = (logits["x_bin"].argmax(-1) - batch["x_bin"]).abs() <= 1
     read = logits["word"].argmax(-1) == batch["word"]
-    shares = {"patches_named": named[things], "patches_placed": placed[things], "patches_read": read[signs]}
+    spelt = logits["letter"].argmax(-1) == batch["letter"]
+    shares = dict(zip(SHARES, (named[things], placed[things], read[signs], spelt[letters]), strict=True))
     return {k: (v.sum(), float(len(v))) for k, v in shares.items()}
 
 

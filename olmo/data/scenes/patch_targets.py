@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from olmo.data.scenes.scene import Scene, percent_to_px
-from olmo.data.scenes.signs import WORDS
+from olmo.data.scenes.signs import LETTERS, WORDS
 from olmo.exceptions import OLMoInputError
 
 IGNORE = -100
@@ -27,6 +27,7 @@ class PatchTargets:
         y_bin: int64 [G * G], row bin, as `x_bin`.
         is_centre: float32 [G * G], 1 on the patches that hold an answered point.
         word: int64 [G * G]; 0 where there is no sign, 1 + index in `WORDS` on the sign's plate, -100 on its rim.
+        letter: int64 [G * G]; 1 + index in `LETTERS` of the letter that fills most of the patch, -100 where none does.
     """
 
     kind: np.ndarray
@@ -34,6 +35,7 @@ class PatchTargets:
     y_bin: np.ndarray
     is_centre: np.ndarray
     word: np.ndarray
+    letter: np.ndarray
 
 
 @lru_cache(maxsize=32)
@@ -83,8 +85,8 @@ def patch_targets(scene: Scene, grid: int = 12, n_bins: int = 50) -> PatchTarget
     for o in scene.objects:
         column, row = (percent_to_px(v, side) * grid // side for v in o.point)
         is_centre[row * grid + column] = 1.0
-    word = _word_targets(scene, patch, grid)
-    return PatchTargets(kind=kind, x_bin=x_bin, y_bin=y_bin, is_centre=is_centre, word=word)
+    word, letter = _word_targets(scene, patch, grid), _letter_targets(scene, grid)
+    return PatchTargets(kind=kind, x_bin=x_bin, y_bin=y_bin, is_centre=is_centre, word=word, letter=letter)
 
 
 def _word_targets(scene: Scene, patch: np.ndarray, grid: int) -> np.ndarray:
@@ -97,3 +99,21 @@ def _word_targets(scene: Scene, patch: np.ndarray, grid: int) -> np.ndarray:
     share = np.bincount(patch, weights=plate.reshape(-1), minlength=grid * grid) / np.bincount(patch)
     number = 1 + WORDS.index(scene.word)
     return np.where(share >= COVERED, number, np.where(share >= AMBIGUOUS, IGNORE, 0)).astype(np.int64)
+
+
+def _letter_targets(scene: Scene, grid: int) -> np.ndarray:
+    """`PatchTargets.letter` of a scene."""
+    if scene.word is None:
+        return np.full(grid * grid, IGNORE, dtype=np.int64)
+    cell = scene.object_map.shape[0] / grid
+    edges = np.arange(grid) * cell
+    boxes = np.array(scene.letter_boxes)  # [letters, 4]
+
+    def overlap(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        shared = np.minimum(high[:, None], edges + cell) - np.maximum(low[:, None], edges)
+        return shared.clip(min=0) / cell  # [letters, G], share of the patch's side
+
+    share = overlap(boxes[:, 1], boxes[:, 3])[:, :, None] * overlap(boxes[:, 0], boxes[:, 2])[:, None, :]
+    numbers = np.array([1 + LETTERS.index(letter) for letter in scene.word])
+    share = share.reshape(len(boxes), grid * grid)
+    return np.where(share.max(0) >= COVERED, numbers[share.argmax(0)], IGNORE).astype(np.int64)

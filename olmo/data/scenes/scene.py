@@ -15,7 +15,7 @@ from PIL import Image
 from olmo.data.scenes.art import ANGLE_STEP_DEG, Concept, ConceptSet, Sprite, concepts, sprite
 from olmo.data.scenes.backgrounds import KINDS, Background, draw_clutter, make_background, photo_background
 from olmo.data.scenes.scenes_config import ScenesConfig
-from olmo.data.scenes.signs import WORDS, draw_sign, word_mask
+from olmo.data.scenes.signs import WORDS, draw_sign, letter_boxes, word_mask
 
 SCENE_SALT = 11
 _KIND_SHARES = (0.35, 0.30, 0.25, 0.10)
@@ -64,6 +64,7 @@ class Scene:
         background: kind of background.
         word: the word on the sign, lower case, or None.
         word_box: box of the sign's plate in px, or None.
+        letter_boxes: box in px of each letter of the word, in order; none without a sign.
         point_step_percent: grid of the answered points.
         concept_set: the concepts that could have been drawn.
     """
@@ -75,6 +76,7 @@ class Scene:
     background: Background
     word: str | None
     word_box: Box | None
+    letter_boxes: tuple[tuple[float, float, float, float], ...]
     point_step_percent: float
     concept_set: ConceptSet
 
@@ -105,11 +107,15 @@ def make_scene(seed: int, config: ScenesConfig | None = None) -> Scene:
     word, word_size = None, (0, 0)
     if rng.random() < config.word_share:
         word = WORDS[int(rng.integers(len(WORDS)))]
-        letters = word_mask(word, round(side * rng.uniform(0.11, 0.15)))
+        font_px = round(side * rng.uniform(0.11, 0.15))
+        letters = word_mask(word, font_px)
         word_size = (letters.shape[1], letters.shape[0])
     sprites, boxes, word_box = _lay_out(rng, config, side, kinds, word_size)
-    if word_box is not None:
-        draw_sign(rng, canvas, letters, word_box[0], word_box[1])
+    on_plate: tuple[tuple[float, float, float, float], ...] = ()
+    if word_box is not None and word is not None:
+        left, top = word_box[:2]
+        draw_sign(rng, canvas, letters, left, top)
+        on_plate = tuple((left + a, top + b, left + c, top + d) for a, b, c, d in letter_boxes(word, font_px))
     object_map = np.zeros((side, side), dtype=np.uint8)
     gains = rng.uniform(0.85, 1.1, len(boxes))
     for k, (placed, box) in enumerate(zip(sprites, boxes, strict=True), start=1):
@@ -129,6 +135,7 @@ def make_scene(seed: int, config: ScenesConfig | None = None) -> Scene:
         background=background,
         word=word if word_box is not None else None,
         word_box=word_box,
+        letter_boxes=on_plate,
         point_step_percent=config.point_step_percent,
         concept_set=config.concept_set,
     )

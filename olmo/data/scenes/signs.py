@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -13,6 +14,10 @@ WORDS = (
     "menu", "milk", "music", "news", "open", "park", "play", "radio",
     "sale", "shop", "slow", "stop", "taxi", "tea", "toys", "zoo",
 )  # fmt: skip
+
+
+LETTERS = tuple(sorted(set("".join(WORDS))))
+"""Letters that occur on signs, lower case."""
 
 
 @lru_cache(maxsize=4096)
@@ -26,6 +31,18 @@ def word_mask(word: str, font_px: int) -> np.ndarray:
     mask = np.asarray(plate, dtype=np.float32) / 255
     mask.setflags(write=False)
     return mask
+
+
+@lru_cache(maxsize=4096)
+def letter_boxes(word: str, font_px: int) -> tuple[tuple[float, float, float, float], ...]:
+    """Where each letter stands on its plate: x0, y0, x1, y1 in px from the plate's top left corner."""
+    font = ImageFont.load_default(font_px)
+    text = word.upper()
+    left, top, _, bottom = font.getbbox(text)
+    margin = max(2, font_px // 4)
+    ends = [margin - left + font.getlength(text[:i]) for i in range(len(text) + 1)]
+    height = margin + bottom - top
+    return tuple((start, float(margin), end, float(height)) for start, end in pairwise(ends))
 
 
 def draw_sign(rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray, x: int, y: int) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from olmo.data.scenes import Scene, ScenesConfig, concepts, make_scene, patch_targets
 from olmo.data.scenes.scene import percent_to_px
+from olmo.data.scenes.signs import LETTERS
 from olmo.exceptions import OLMoInputError
 
 
@@ -72,3 +73,26 @@ def test_bins_must_fit_the_points(scenes: list[Scene]) -> None:
         patch_targets(scenes[0], n_bins=100)
     fine = make_scene(1, ScenesConfig(point_step_percent=1.0))
     assert patch_targets(fine, n_bins=100).x_bin.max() < 100
+
+
+def test_letters_stand_where_they_are_drawn() -> None:
+    config = ScenesConfig(word_share=1.0, max_objects=2, max_count=1, max_kinds=1)
+    signs = [s for s in (make_scene(seed, config) for seed in range(40)) if s.word is not None]
+    assert len(signs) >= 30
+    for scene in signs:
+        assert scene.word is not None and scene.word_box is not None
+        left, top, right, bottom = scene.word_box
+        assert len(scene.letter_boxes) == len(scene.word)
+        assert all(left <= a < c <= right and top <= b < d <= bottom for a, b, c, d in scene.letter_boxes)
+        letter = patch_targets(scene).letter
+        read = {LETTERS[i - 1] for i in letter if i > 0}
+        assert read <= set(scene.word) and len(read) >= len(set(scene.word)) - 1
+        # Every patch that names a letter overlaps the box of that letter.
+        for patch in np.flatnonzero(letter > 0):
+            x, y = (patch % 12) * 14, (patch // 12) * 14
+            own = [b for b, c in zip(scene.letter_boxes, scene.word, strict=True) if c == LETTERS[letter[patch] - 1]]
+            assert any(a < x + 14 and c > x and b < y + 14 and d > y for a, b, c, d in own)
+
+
+def test_no_sign_no_letters() -> None:
+    assert (patch_targets(make_scene(3, ScenesConfig(word_share=0.0))).letter == -100).all()
