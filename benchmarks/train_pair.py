@@ -33,11 +33,11 @@ from olmo.models.molmo.base_vit import vit_weight_rules
 from olmo.models.molmo.molmo import Molmo
 from olmo.nn.llm_config import BlockType, LlmConfig
 from olmo.nn.vision_config import MolmoVisionBackboneConfig
-from olmo.train.language import LanguageTask
-from olmo.train.optim import build_optimizer
-from olmo.train.optimizer_config import OptimizerConfig
-from olmo.train.parallel import Parallel
+from olmo.train.optim.adamw import build_optimizer
+from olmo.train.optim.config import OptimizerConfig
+from olmo.train.parallel.processes import Parallel
 from olmo.train.step import StepSums, autocast, run_micro_batches
+from olmo.train.tasks.language import LanguageTask
 from olmo.train.train_config import Precision, TrainConfig
 
 Batch = dict[str, Tensor]

@@ -29,9 +29,9 @@ from olmo.models.molmo.molmo import Molmo, MolmoConfig
 from olmo.models.presets import preset
 from olmo.preprocessing.image_tokens import image_token_layout
 from olmo.preprocessing.multicrop import select_tiling
-from olmo.train.parallel import init_parallel
+from olmo.train.parallel.processes import init_parallel
 from olmo.train.run import build_trainer
-from olmo.train.throughput import peak_flops_per_s
+from olmo.train.watch.throughput import peak_flops_per_s
 
 NANO = ROOT / "configs" / "molmo-nano" / "config.yaml"
 CPU_CASES = {"one question a picture": 1, "8 questions a picture": 8}

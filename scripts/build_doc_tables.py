@@ -27,7 +27,7 @@ from olmo.models.bundled import BUNDLED_MODEL
 from olmo.models.info import ModelInfo, model_info
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.nn.llm_presets import LLM_PRESETS
-from olmo.train.optim import component_configs
+from olmo.train.optim.adamw import component_configs
 from olmo.train.train_config import TrainConfig, TrainTaskName
 
 ROOT = Path(__file__).resolve().parents[1]

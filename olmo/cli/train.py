@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from olmo.train.dry_run import as_rows, dry_run
+from olmo.train.plan.dry_run import as_rows, dry_run
 from olmo.train.run import build_trainer
 
 

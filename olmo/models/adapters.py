@@ -2,7 +2,7 @@
 
 The folder has the layout of the `peft` library, `adapter_config.json` and `adapter_model.safetensors`, so adapters go
 both ways between the two. Using one needs no `peft`: a merged adapter is a sum of matrices. Training one is
-`olmo.train.lora`.
+`olmo.train.lora.adapters`.
 
 Source: Hu et al. 2021 (LoRA), section 4.1: W + (alpha / r) B A.
 """
@@ -62,7 +62,7 @@ class Adapter:
 
 
 def read_adapter(folder: str | Path) -> Adapter:
-    """Read a folder that `olmo.train.lora.save_adapter` or `peft` wrote.
+    """Read a folder that `olmo.train.lora.adapters.save_adapter` or `peft` wrote.
 
     Raises:
         OLMoCheckpointError: a file is missing or damaged, or the adapter is of a kind that is not known here.

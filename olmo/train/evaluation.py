@@ -9,7 +9,7 @@ from typing import Any
 from olmo.data.loader import StepLoader
 from olmo.data.source import Source
 from olmo.exceptions import OLMoConfigurationError
-from olmo.train.parallel import Parallel
+from olmo.train.parallel.processes import Parallel
 from olmo.train.step import autocast, run_micro_batches
 from olmo.train.task import TrainTask
 from olmo.train.train_config import EvaluationConfig, TrainConfig

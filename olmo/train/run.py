@@ -15,11 +15,11 @@ from olmo.models.molmo.base_weights import load_llm_and_vit
 from olmo.models.molmo.hf import hf_weight_rules
 from olmo.models.molmo.load import released_config
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
-from olmo.train.grounding import GroundedLanguageTask
-from olmo.train.language import LanguageTask
-from olmo.train.lora import apply_lora
-from olmo.train.parallel import init_parallel
-from olmo.train.patch_naming import PatchNamingTask
+from olmo.train.lora.adapters import apply_lora
+from olmo.train.parallel.processes import init_parallel
+from olmo.train.tasks.grounding import GroundedLanguageTask
+from olmo.train.tasks.language import LanguageTask
+from olmo.train.tasks.patch_naming import PatchNamingTask
 from olmo.train.train_config import TrainConfig, TrainTaskName
 from olmo.train.trainer import Trainer
 

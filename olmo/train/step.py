@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from olmo.train.parallel import Parallel
+from olmo.train.parallel.processes import Parallel
 from olmo.train.task import Batch, Tally, TrainTask
 from olmo.train.train_config import Precision
 

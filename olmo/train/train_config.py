@@ -11,13 +11,13 @@ from olmo.data.loader import OnBadExample
 from olmo.data.mixture_config import MixtureConfig
 from olmo.data.source_config import SourceConfig
 from olmo.exceptions import OLMoConfigurationError
-from olmo.train.activation_checkpointing import ActivationCheckpointing
-from olmo.train.checkpoint_config import CheckpointConfig
-from olmo.train.lora_config import LoraConfig
-from olmo.train.optimizer_config import OptimizerConfig
-from olmo.train.parallel_config import ParallelConfig
-from olmo.train.unfreeze import parse_phases
-from olmo.train.watch_config import WatchConfig
+from olmo.train.lora.config import LoraConfig
+from olmo.train.optim.config import OptimizerConfig
+from olmo.train.optim.unfreeze import parse_phases
+from olmo.train.parallel.activation_checkpointing import ActivationCheckpointing
+from olmo.train.parallel.config import ParallelConfig
+from olmo.train.run_folder.checkpoint_config import CheckpointConfig
+from olmo.train.watch.config import WatchConfig
 
 
 class TrainTaskName(ConfigEnum):

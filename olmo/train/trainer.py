@@ -16,18 +16,18 @@ import torch
 from olmo.checkpoint.distributed_state import is_split
 from olmo.data.loader import StepBatch, StepLoader
 from olmo.exceptions import OLMoTrainingError
-from olmo.train.bad_batch import save_bad_batch
-from olmo.train.checkpoints import RunCheckpoints
-from olmo.train.ema import MovingAverage
 from olmo.train.evaluation import evaluate, is_due
-from olmo.train.optim import build_optimizer, component_configs, freeze, set_learning_rates, trained_parameters
-from olmo.train.parallel import Parallel
+from olmo.train.optim.adamw import build_optimizer, component_configs, freeze, set_learning_rates, trained_parameters
+from olmo.train.optim.ema import MovingAverage
+from olmo.train.optim.unfreeze import UnfreezeSchedule, parse_phases
+from olmo.train.parallel.processes import Parallel
+from olmo.train.run_folder.bad_batch import save_bad_batch
+from olmo.train.run_folder.checkpoints import RunCheckpoints
 from olmo.train.step import StepSums, run_micro_batches, what_is_wrong
 from olmo.train.task import TrainTask
 from olmo.train.train_config import BadStepPolicy, Precision, TrainConfig
-from olmo.train.unfreeze import UnfreezeSchedule, parse_phases
-from olmo.train.watch import build_watchers, stop_reason
-from olmo.train.watcher import Watcher
+from olmo.train.watch.base import Watcher
+from olmo.train.watch.build import build_watchers, stop_reason
 
 
 class Trainer:

@@ -14,7 +14,7 @@ from small_scenes import SCENES
 from olmo.exceptions import OLMoConfigurationError
 from olmo.train.evaluation import evaluate_losses
 from olmo.train.run import build_trainer
-from olmo.train.watcher import Watcher
+from olmo.train.watch.base import Watcher
 
 HELD_OUT = {"kind": "scenes", "name": "held_out", "split": "val", "scenes": SCENES}
 

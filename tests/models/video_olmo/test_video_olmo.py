@@ -97,7 +97,7 @@ def test_a_frozen_encoder_still_lets_the_connector_learn(make_video_config):
 
 
 def test_a_batch_of_text_runs_the_encoder_on_nothing(make_video_config):
-    """Where weights are sharded every process has to take part; see `olmo.train.empty_pictures`."""
+    """Where weights are sharded every process has to take part; see `olmo.train.parallel.empty_pictures`."""
     model = VideoOlmo(make_video_config())
     ids, seen = torch.tensor([[5, 6, 7]]), []
     model.vision_backbone.register_forward_hook(lambda *_: seen.append(1))

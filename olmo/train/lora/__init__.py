@@ -1,0 +1,1 @@
+"""Low-rank adapters: put on a model in training, saved alone, loaded, merged."""

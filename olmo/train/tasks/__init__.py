@@ -1,0 +1,1 @@
+"""What is learned: the language task, its grounded form, and patch naming."""

@@ -1,0 +1,181 @@
+"""The language task: the whole model learns to write the answers of conversations about pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from olmo.data.mixture import open_mixture
+from olmo.data.source import Source, open_source
+from olmo.eval.runner import evaluate
+from olmo.eval.tasks import task_of
+from olmo.exceptions import OLMoConfigurationError
+from olmo.models.base import ModelBase
+from olmo.models.flops import PARTS, forward_flops, training_flops
+from olmo.nn.loss import target_positions
+from olmo.preprocessing.collator import MMCollator
+from olmo.preprocessing.preprocessor import Preprocessor
+from olmo.train.lora.adapters import has_lora, save_adapter
+from olmo.train.optim.adamw import component_configs
+from olmo.train.task import Batch, Collate, Prepare, Tally
+from olmo.train.train_config import TrainConfig
+
+SOURCE_IDS = "source_ids"
+"""Key of a micro-batch: index of the source that each token comes from, int16 `[B, L]`, -1 on padding."""
+
+_LOGITS_AT_ONCE = 512  # rows of logits that the losses by source are taken of at a time; more would be held for nothing
+
+
+class PrepareExample:
+    """Raw examples through the preprocessor, with the index of their source."""
+
+    def __init__(self, preprocessor: Preprocessor, source_names: Sequence[str]) -> None:
+        self.preprocessor, self.indices = preprocessor, {name: i for i, name in enumerate(source_names)}
+
+    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Tensors of one example."""
+        source = str((example.get("metadata") or {}).get("source"))
+        tensors = {k: v for k, v in self.preprocessor(example, rng=rng).items() if isinstance(v, torch.Tensor)}
+        return {**tensors, SOURCE_IDS: self.indices.get(source, -1)}
+
+
+class CollateRows:
+    """The model's collator, with the source of each token."""
+
+    def __init__(self, collator: MMCollator) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: Sequence[Any]) -> Batch:
+        """A padded batch of rows; a row is an example or a list of them."""
+        batch = self.collator(rows)
+        sources = torch.full(batch["input_ids"].shape, -1, dtype=torch.int16)
+        for i, row in enumerate(rows):
+            start = 0
+            for example in row if isinstance(row, list) else [row]:
+                end = start + len(example["input_ids"])
+                sources[i, start:end] = example[SOURCE_IDS]
+                start = end
+        return {**batch, SOURCE_IDS: sources}
+
+
+class LanguageTask:
+    """Trains a model with the next-token loss on answers.
+
+    Args:
+        config: the recipe.
+        model: the model; its data formatter says how examples become text.
+        base_dir: folder that relative paths of the data start from.
+    """
+
+    def __init__(self, config: TrainConfig, model: ModelBase, base_dir: str | Path | None = None) -> None:
+        self.module: nn.Module = model
+        self.model, self.config, self.base_dir = model, config, base_dir
+        if config.optimizer.is_embedding_frozen and model.config.llm.weight_tying:
+            raise OLMoConfigurationError(
+                "the table is also the output head here (llm.weight_tying), which has to learn; leave it out",
+                "optimizer.is_embedding_frozen",
+            )
+        self.stream = open_mixture(config.data, config.seed, base_dir)
+        evaluated = config.evaluation.sources if config.evaluation else []
+        self.evaluation_sources: list[Source] = [open_source(source, base_dir) for source in evaluated]
+        for name in config.evaluation.tasks if config.evaluation else []:
+            task_of(name, base_dir)  # a wrong name is found now rather than after hours
+        self.source_names = tuple(dict.fromkeys(source.name for source in self.stream.sources))
+        self.tally_names = tuple(f"loss_{n}" for n in self.source_names) if len(self.source_names) > 1 else ()
+        length = self.sequence_length
+        build = model.config.build_preprocessor
+        self.prepare: Prepare = PrepareExample(build(False, True, max_seq_len=length), self.source_names)
+        self.evaluation_prepare: Prepare = PrepareExample(build(False, False, max_seq_len=length), ())
+        self.collate: Collate = CollateRows(model.config.build_collator(length, None, include_metadata=False))
+
+    @property
+    def sequence_length(self) -> int:
+        """Longest row, in tokens."""
+        context = self.model.config.llm.max_sequence_length
+        length = self.config.sequence_length
+        if length is not None and length > context:
+            raise OLMoConfigurationError(
+                f"{length} is above the model's context of {context} (llm.max_sequence_length)", "sequence_length"
+            )
+        return length or context
+
+    @property
+    def n_vit_blocks(self) -> int:
+        """Blocks of the ViT up to the deepest one that the connector reads."""
+        vision = self.model.config.vision_backbone
+        return 0 if vision is None else 1 + max(layer % vision.vit.spec.n_layers for layer in vision.layers)
+
+    def components(self) -> Mapping[str, Mapping[str, nn.Parameter]]:
+        """Connector, ViT and LLM."""
+        return self.model.components()
+
+    def weight(self, batch: Batch) -> float:
+        """Sum of the weights of the target tokens."""
+        rows, columns, _ = target_positions(batch["labels"], batch.get("subsegment_ids"))
+        return float(batch["loss_masks"][rows, columns + 1].double().clamp(min=0).sum())
+
+    def n_tokens(self, batch: Batch) -> int:
+        """Real tokens, those of pictures among them."""
+        return int(batch["attention_mask"].sum())
+
+    def flops(self, batch: Batch) -> float:
+        """From the formulas of `olmo.models.flops`; attention between conversations that a mask hides is counted."""
+        lengths = batch["attention_mask"].sum(dim=1).double()
+        n_crops = 0
+        if "image_input_idx" in batch:
+            n_crops = int((batch["image_input_idx"] >= 0).flatten(2).any(dim=-1).sum())
+        forward = forward_flops(
+            self.model.config,
+            n_tokens=int(lengths.sum()),
+            n_pairs=int(lengths.square().sum()),
+            n_crops=n_crops,
+            n_logits=int((batch["labels"] != -100).sum()),
+        )
+        if self.config.lora is not None:
+            return 2.0 * forward.total  # gradients pass back through the matrices, and none is taken of them
+        settings = component_configs(self.config.optimizer)
+        return training_flops(forward, [part for part in PARTS if not settings[part].is_frozen]).total
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, Tally]:
+        """Mean cross-entropy over answer tokens, and the same for each source where there are several."""
+        inputs = {k: v for k, v in batch.items() if k != SOURCE_IDS}
+        out = self.module(**inputs, logits_at="labels", z_loss=self.config.z_loss)
+        assert out.loss is not None, "labels were given"
+        return out.loss, self._by_source(out.logits, batch)
+
+    @torch.no_grad()
+    def _by_source(self, logits: torch.Tensor, batch: Batch) -> Tally:
+        """Loss of each source, without the z-loss."""
+        if not self.tally_names or not self.module.training:
+            return {}
+        rows, columns, targets = target_positions(batch["labels"], batch.get("subsegment_ids"))
+        weights = batch["loss_masks"][rows, columns + 1].float().clamp(min=0)  # [n]
+        sources = batch[SOURCE_IDS][rows, columns + 1].long()  # [n]
+        pieces = zip(logits.split(_LOGITS_AT_ONCE), targets.split(_LOGITS_AT_ONCE), strict=True)
+        losses = [F.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in pieces]
+        weighted = torch.cat(losses) * weights if losses else weights
+        return {
+            name: (weighted[sources == i].sum(), weights[sources == i].sum()) for i, name in enumerate(self.tally_names)
+        }
+
+    def answer(self, name: str, limit: int) -> dict[str, float]:
+        """Figures of an evaluation task, answered greedily."""
+        return evaluate(self.model, name, limit, base_dir=self.base_dir)
+
+    def write_configuration(self, folder: Path) -> None:
+        """Configuration and tokenizer of the model; nothing beside adapters."""
+        if not has_lora(self.model):
+            self.model.config.save(folder)
+
+    def export(self, folder: Path) -> None:
+        """The whole model as a native checkpoint; with adapters these alone, for `molmo convert --merge-adapter`."""
+        if has_lora(self.model):
+            save_adapter(self.model, folder, self.config.init_from)
+        else:
+            self.model.save_checkpoint(folder, sharded=False)

@@ -1,0 +1,91 @@
+"""Grounded language training: picture tokens learn to name what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from olmo.data.scenes import concepts, make_scene
+from olmo.data.scenes.patch_targets import patch_targets
+from olmo.exceptions import OLMoConfigurationError
+from olmo.models.molmo.molmo_config import MolmoConfig
+from olmo.train.run import build_trainer
+from olmo.train.tasks.grounding import IGNORE, PICTURE_WORDS, GroundedLanguageTask, PatchWords
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def grounded(recipe: Path) -> Path:
+    values = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump({**values, "task": "grounded_language"}))
+    return recipe
+
+
+def test_words_name_the_thing_and_its_point() -> None:
+    tokenizer = MolmoConfig.load(ROOT / "configs" / "molmo-nano").build_tokenizer()
+    scene = next(s for s in map(make_scene, range(50)) if s.word is not None and len(s.objects) > 3)
+    words, shown = PatchWords(tokenizer, 12)(scene), patch_targets(scene)
+    assert words.shape == (144,)
+    for patch, word in enumerate(words):
+        if shown.word[patch] > 0:
+            assert scene.word is not None and word == tokenizer.encode(f" {scene.word}")[0]
+        elif shown.kind[patch] > 0:
+            concept = concepts()[shown.kind[patch] - 1]
+            name = concept.plural if shown.is_centre[patch] else concept.name
+            assert word == tokenizer.encode(f" {name}")[0]
+        else:
+            assert word == IGNORE
+
+
+def test_the_second_loss_reaches_connector_and_vit_and_falls(grounded: Path) -> None:
+    trainer = build_trainer(grounded, ["max_steps=40", "watch.every_steps=1"])
+    trainer.fit()
+    recipe_run = Path(trainer.config.run_dir)
+    lines = [yaml.safe_load(line) for line in (recipe_run / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss_grounding"] for line in lines if "loss_grounding" in line]
+    assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
+    assert all(0 <= line["share_grounded"] <= 1 for line in lines if "share_grounded" in line)
+
+
+def test_loss_is_the_sum_of_both(grounded: Path) -> None:
+    trainer = build_trainer(grounded, ["grounding_weight=2.0"])
+    task = trainer.task
+    assert isinstance(task, GroundedLanguageTask)
+    examples = [task.prepare(task.stream[i], np.random.default_rng(i)) for i in range(3)]
+    batch = task.collate(examples)
+    assert batch[PICTURE_WORDS].shape[0] == 3
+    task.module.train()
+    torch.manual_seed(0)
+    total, tally = task.loss(batch)
+    answers, grounding = tally["loss_answers"][0], tally["loss_grounding"][0]
+    assert total.item() == pytest.approx(float(answers) + 2.0 * float(grounding), rel=1e-6)
+    task.module.eval()
+    alone, _ = task.loss(batch)
+    assert float(alone) == pytest.approx(float(answers), rel=1e-5), "an evaluation takes the loss of the answers alone"
+
+
+def test_a_packed_row_keeps_the_order_of_pictures(grounded: Path) -> None:
+    task = build_trainer(grounded, []).task
+    examples = [task.prepare(task.stream[i], np.random.default_rng(i)) for i in range(3)]
+    task.module.eval()
+    apart, packed = task.collate(examples), task.collate([examples[:2], examples[2:]])
+    assert torch.equal(apart[PICTURE_WORDS], packed[PICTURE_WORDS])
+
+
+def test_other_data_and_sharding_are_refused(grounded: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    values = yaml.safe_load(grounded.read_text())
+    other = {**values, "data": {"sources": [{"kind": "jsonl", "path": str(tmp_path / "rows.jsonl")}]}}
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(other))
+    with pytest.raises(OLMoConfigurationError, match="Scenes alone"):
+        build_trainer(path)
+    with pytest.raises(OLMoConfigurationError, match=r"parallel\.strategy"):
+        build_trainer(grounded, ["parallel.strategy=fsdp2"])
+    with pytest.raises(OLMoConfigurationError, match="grounding_weight"):
+        build_trainer(grounded, ["grounding_weight=0"])
