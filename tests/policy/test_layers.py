@@ -1,4 +1,7 @@
-"""One direction of imports, as docs/architecture.md draws it; no cycles; nothing imported that is not declared."""
+"""One direction of imports, as docs/architecture.md draws it; no cycles; nothing imported that is not declared.
+
+The rule holds for the rooms of `olmo`, and inside `olmo.train` for its rooms and the modules at its top.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ import tomllib
 from collections.abc import Iterable
 from itertools import pairwise
 
+import pytest
 from source_tree import ROOT, Import, imports_of, modules
 
-LAYERS: tuple[tuple[tuple[str, ...], ...], ...] = (
+Layers = tuple[tuple[tuple[str, ...], ...], ...]
+
+LAYERS: Layers = (
     (("config", "exceptions", "io", "torch_util"),),
     (("tokenizer",),),
     (("nn",), ("preprocessing",), ("generation",), ("checkpoint",), ("quantization",), ("data",)),
@@ -23,6 +29,20 @@ LAYERS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("cli",),),
 )
 """From below to above. Groups of one layer are siblings and never import one another; names of one group may."""
+
+TRAIN_LAYERS: Layers = (
+    (("task",),),
+    (("parallel",), ("lora",), ("watch",), ("run_folder",)),
+    (("optim",),),
+    (("train_config",),),
+    (("step", "evaluation", "trainer"), ("tasks",)),
+    (("run",),),
+    (("plan",),),
+)
+"""The same inside `olmo.train`, where modules at its top have a place of their own."""
+
+LAYERS_OF: dict[str, Layers] = {"olmo": LAYERS, "olmo.train": TRAIN_LAYERS}
+"""Packages whose rooms keep apart."""
 
 OPTIONAL_DEPENDENCIES: dict[str, str] = {
     "av": "video",
@@ -43,38 +63,49 @@ NEVER_IMPORTED = {"transformers", "torchvision", "timm", "tensorflow", "torchaud
 DISTRIBUTION_OF = {"PIL": "pillow", "yaml": "pyyaml"}
 """Distribution of a package whose import name differs."""
 
-PLACE = {name: (i, j) for i, layer in enumerate(LAYERS) for j, group in enumerate(layer) for name in group}
+
+def room(module: str, package: str) -> str:
+    """First component of a module below a package, "" for the package itself."""
+    return module.removeprefix(package).split(".")[1] if module != package else ""
 
 
-def room(module: str) -> str:
-    """First component below `olmo`, "" for `olmo` itself."""
-    return [*module.split("."), ""][1]
+def rooms(package: str) -> set[str]:
+    return {room(name, package) for name in modules() if is_in(name, package)} - {""}
 
 
-def own_imports() -> Iterable[tuple[str, Import]]:
+def is_in(module: str, package: str) -> bool:
+    return f"{module}.".startswith(f"{package}.")
+
+
+def own_imports(package: str = "olmo") -> Iterable[tuple[str, Import]]:
+    """Imports from one module of a package to another."""
     for name, module in modules().items():
         for found in imports_of(module):
-            if found.target.split(".")[0] == "olmo":
+            if is_in(name, package) and is_in(found.target, package):
                 yield name, found
 
 
-def test_every_room_has_a_place() -> None:
-    unknown = sorted({room(name) for name in modules()} - set(PLACE) - {""})
-    assert not unknown, f"rooms without a place in LAYERS (and in docs/architecture.md): {unknown}"
+@pytest.mark.parametrize("package", LAYERS_OF)
+def test_every_room_has_a_place(package: str) -> None:
+    unknown = sorted(rooms(package) - {n for layer in LAYERS_OF[package] for group in layer for n in group})
+    assert not unknown, f"rooms of {package} without a place in its layers (and in docs/architecture.md): {unknown}"
 
 
-def test_imports_point_downwards() -> None:
+@pytest.mark.parametrize("package", LAYERS_OF)
+def test_imports_point_downwards(package: str) -> None:
+    layers = LAYERS_OF[package]
+    place = {name: (i, j) for i, layer in enumerate(layers) for j, group in enumerate(layer) for name in group}
     wrong = []
-    for name, found in own_imports():
-        here, there = room(name), room(found.target)
+    for name, found in own_imports(package):
+        here, there = room(name, package), room(found.target, package)
         if here == there or (here == "" and there == "exceptions"):
             continue
         if there == "":
             continue  # the version
         if here == "":
-            wrong.append(f"{found.place}: olmo/__init__.py imports {found.target}")
+            wrong.append(f"{found.place}: the __init__.py of {package} imports {found.target}")
             continue
-        (layer, group), (other_layer, other_group) = PLACE[here], PLACE[there]
+        (layer, group), (other_layer, other_group) = place[here], place[there]
         if layer < other_layer:
             wrong.append(f"{found.place}: {here} imports {there}, which is above it")
         elif layer == other_layer and group != other_group:
@@ -143,21 +174,22 @@ def test_third_party_imports_are_declared() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_architecture_page_draws_these_layers() -> None:
+@pytest.mark.parametrize("package", LAYERS_OF)
+def test_the_architecture_page_draws_these_layers(package: str) -> None:
     """The page shows the rooms that exist; those to come have their place here already."""
+    layers, there = LAYERS_OF[package], rooms(package)
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    drawn = re.search(r"```text\n(config exceptions.*?)```", text, re.DOTALL)
-    assert drawn, "docs/architecture.md has no block that begins with `config exceptions`"
-    there = {room(name) for name in modules()}
-    groups = [[" ".join(n for n in group if n in there) for group in layer] for layer in LAYERS]
-    layers = [" | ".join(group for group in layer if group) for layer in groups]
-    assert " ".join(drawn.group(1).split()) == " < ".join(layer for layer in layers if layer)
+    first = layers[0][0][0]
+    drawn = re.search(rf"```text\n({first}\b.*?)```", text, re.DOTALL)
+    assert drawn, f"docs/architecture.md has no block that begins with `{first}`, the lowest layer of {package}"
+    groups = [[" ".join(n for n in group if n in there) for group in layer] for layer in layers]
+    lines = [" | ".join(group for group in layer if group) for layer in groups]
+    assert " ".join(drawn.group(1).split()) == " < ".join(line for line in lines if line)
 
 
-def test_the_architecture_page_lists_the_rooms() -> None:
+@pytest.mark.parametrize(("package", "heading"), [("olmo", "## The rooms"), ("olmo.train", "## The rooms of training")])
+def test_the_architecture_page_lists_the_rooms(package: str, heading: str) -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    rooms = text.partition("## The rooms")[2].partition("\n## ")[0]
-    missing = sorted(
-        f"{r}" for r in {room(name) for name in modules()} - {""} if f"`{r}`" not in rooms and f"`{r}/`" not in rooms
-    )
-    assert not missing, f"docs/architecture.md does not say what lives in {missing}"
+    listed = text.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+    missing = sorted(r for r in rooms(package) if f"`{r}`" not in listed and f"`{r}/`" not in listed)
+    assert not missing, f"docs/architecture.md does not say under {heading!r} what lives in {missing}"
