@@ -1,4 +1,4 @@
-"""What `nano.py` asks about and what it expects: one profile for each kind of molmo-nano."""
+"""What `nano.py` and `nano_video.py` ask about and what it expects: one profile for each kind of molmo-nano."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from olmo.data.scenes.art import ConceptSet
+from olmo.data.scenes.moving.moving_config import MovingScenesConfig
 from olmo.data.scenes.scenes_config import ScenesConfig
 
 
@@ -62,3 +63,12 @@ ART_FLOORS: Mapping[str, float] = {"naming": 0.50, "pointing_f1": 0.70}
 def with_art(profile: Profile, sheet: Path) -> Profile:
     """The same scenes drawn with the art of a sprite sheet alone."""
     return replace(profile, scenes=replace(profile.scenes, art=[str(sheet)]), floors=ART_FLOORS)
+
+
+VIDEO_SCENES = MovingScenesConfig(
+    concept_set=ConceptSet.wide, art=["noto", "fluent"], photo_share=0.35, rates=[1.0, 2.0, 4.0]
+)
+"""The clips that `nano_video.py` asks about."""
+
+VIDEO_FLOORS: Mapping[str, float] = {"action": 0.90, "order": 0.90, "qa": 0.85}
+"""Least accuracy on them; `qa` is actor, counting and when together."""

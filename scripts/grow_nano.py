@@ -1,9 +1,10 @@
 """Give a trained molmo-nano a larger vocabulary and keep everything that it has learned.
 
 A token that both tokenizers know keeps its row; a new one starts as the mean of the rows that spelt it before. All
-other weights stay.
+other weights stay, unless `--vit` names the result of a run that trained the picture encoder alone.
 
-    python scripts/grow_nano.py runs/nano_long/final configs/molmo-nano-wide runs/nano_grown
+    python scripts/grow_nano.py olmo/models/nano configs/molmo-nano-wide runs/nano_grown
+    python scripts/grow_nano.py olmo/models/nano configs/molmo-nano-wide runs/nano_seeing --vit runs/nano_wide_vit/final
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("trained", type=Path, help="checkpoint of the smaller vocabulary")
     parser.add_argument("config", type=Path, help="configuration of the model with the larger vocabulary")
     parser.add_argument("out", type=Path, help="checkpoint to write")
+    parser.add_argument("--vit", type=Path, help="checkpoint that holds a picture encoder, to take it from")
     args = parser.parse_args()
     small, large = Molmo.from_pretrained(args.trained), Molmo(MolmoConfig.load(args.config))
     weights = small.state_dict()
@@ -30,6 +32,10 @@ def main() -> None:
     old, new = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (args.trained, args.config))
     weights[name] = grown_table(weights[name], old, new)
     large.load_state_dict(weights)
+    if args.vit is not None:
+        report = large.load_checkpoint(args.vit, strict=False)
+        if report.unexpected or any(name.startswith("vision_backbone.image_vit.") for name in report.missing):
+            raise SystemExit(f"{args.vit} does not hold the picture encoder of this model: {report}")
     large.save_checkpoint(args.out, sharded=False)
     print(f"{small.num_params():,} -> {large.num_params():,} parameters in {args.out}")
 
