@@ -50,12 +50,22 @@ class Answer:
                 point |= {"x_px": round(x, 2), "y_px": round(y, 2)}
         return plain
 
-    def save_picture(self, path: Path) -> None:
-        """Write the picture with the points drawn on it; what was at `path` is replaced at once or not at all."""
+    def save(self, path: Path) -> str:
+        """Write the picture with the points drawn on it; what was at `path` is replaced at once or not at all.
+
+        Returns:
+            What was written, for the user.
+        """
         assert self.picture is not None, "the command refuses to save an answer without a picture"
-        content = io.BytesIO()
-        draw(self.picture, self.points).save(content, format=picture_format(path))
-        write_atomic(path, content.getvalue())
+        write_picture(draw(self.picture, self.points), path)
+        return f"{len(self.points)} point(s) drawn on {path}"
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture in the format of its name; what was there is replaced at once or not at all."""
+    content = io.BytesIO()
+    picture.save(content, format=picture_format(path))
+    write_atomic(path, content.getvalue())
 
 
 def picture_format(path: Path) -> str:

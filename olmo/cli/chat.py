@@ -1,4 +1,4 @@
-"""`molmo chat`: a conversation about pictures, in a terminal or from a pipe."""
+"""`molmo chat`: a conversation about pictures or videos, in a terminal or from a pipe."""
 
 from __future__ import annotations
 
@@ -7,52 +7,47 @@ import shlex
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from olmo.cli.errors import one_line
-from olmo.cli.options import Adapter, Choices, Device, Dtype, MaxNewTokens, Model, Seed, Temperature
-from olmo.cli.pictures import is_path, load_picture
+from olmo.cli.option_groups import with_option_groups
+from olmo.cli.options import Choices
+from olmo.cli.pictures import is_path
 from olmo.cli.session import Session
+from olmo.cli.subject import NOTHING, Subject, open_subject
+from olmo.cli.video_options import VideoChoices
 from olmo.exceptions import OLMoError, OLMoInputError
 
 HELP = """\
 /image PATH...  talk about other pictures (none: about no picture); a new conversation begins
-/clear          begin a new conversation about the same pictures
+/video PATH...  talk about a video, an animation or a folder of frames; a new conversation begins
+/clear          begin a new conversation about the same pictures or video
 /quit           leave, as Ctrl-D does; Ctrl-C stops an answer"""
 
 
+@with_option_groups
 def chat(
-    images: Annotated[
-        list[str] | None, typer.Argument(metavar="IMAGE", help="Pictures to talk about.", show_default=False)
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PICTURE|VIDEO", help="Pictures, or a video, to talk about.", show_default=False),
     ] = None,
-    model: Model = None,
-    adapter: Adapter = None,
-    max_new_tokens: MaxNewTokens = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    *,
+    choices: Choices,
+    video: VideoChoices,
 ) -> None:
-    """Talk about pictures, turn by turn."""
-    pictures = [load_picture(image) for image in images or ()]
-    choices = Choices(
-        model=model,
-        adapter=adapter,
-        device=device,
-        dtype=dtype,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-    )
-    conversation = Conversation(Session(choices), pictures)
+    """Talk about pictures or a video, turn by turn."""
+    subject = open_subject(paths or [], video)
+    if not subject.videos and (names := video.of_one_clip()):
+        raise typer.BadParameter("there is no video that this could be about", param_hint=", ".join(names))
+    conversation = Conversation(Session(choices, video), subject, video.for_later_clips())
     is_interactive = sys.stdin.isatty()
     if is_interactive:
         if importlib.util.find_spec("readline"):
             importlib.import_module("readline")  # gives `input` a history and editing where the system has it
-        typer.echo(f"{conversation.session.name}, {len(pictures)} picture(s)\n{HELP}", err=True)
+        typer.echo(f"{conversation.session.name}, {subject}\n{HELP}", err=True)
     has_failed = False
     for line in _lines("> " if is_interactive else ""):
         try:
@@ -66,17 +61,26 @@ def chat(
 
 
 class Conversation:
-    """Turns about a set of pictures.
+    """Turns about pictures or videos.
 
     Args:
         session: the model.
-        pictures: uint8 `[H, W, 3]`.
+        subject: what is talked about.
+        video: how videos that are named later are opened.
     """
 
-    def __init__(self, session: Session, pictures: list[np.ndarray]) -> None:
+    def __init__(self, session: Session, subject: Subject = NOTHING, video: VideoChoices | None = None) -> None:
         self.session = session
-        self.pictures = pictures
+        self.subject = subject
+        self.video = video or VideoChoices()
         self.messages: list[dict[str, str]] = []
+
+    def turn_to(self, paths: list[str], as_video: bool = False) -> None:
+        """Begin anew about other pictures or videos; where they cannot be read, nothing changes."""
+        subject = open_subject(paths, replace(self.video, as_video=as_video))
+        self.subject.close()
+        self.subject = subject
+        self.messages.clear()
 
     def ask(self, question: str) -> Generator[str, None, None]:
         """The answer, piece by piece; both turns are kept, also where the answer is stopped half-way.
@@ -86,7 +90,7 @@ class Conversation:
         text = ""
         asked = {"role": "user", "content": question}
         try:
-            for piece in self.session.stream([*self.messages, asked], self.pictures):
+            for piece in self.session.stream(self.session.prepare([*self.messages, asked], self.subject)):
                 text += piece
                 yield piece
         finally:
@@ -123,12 +127,17 @@ def _take(conversation: Conversation, line: str) -> bool:
     if command == "/clear":
         conversation.messages.clear()
     elif command == "/image":
-        conversation.pictures = [load_picture(path) for path in _paths(rest.strip())]
-        conversation.messages.clear()
+        conversation.turn_to(_paths(rest.strip()))
+    elif command == "/video":
+        if not rest.strip():
+            raise OLMoInputError("/video takes the path of a video; /image alone leaves all pictures and videos")
+        conversation.turn_to(_paths(rest.strip()), as_video=True)
     elif command == "/help":
         typer.echo(HELP, err=True)
     else:
-        raise OLMoInputError(f"{command} is not a command; there are /image PATH..., /clear, /help and /quit")
+        raise OLMoInputError(
+            f"{command} is not a command; there are /image PATH..., /video PATH..., /clear, /help and /quit"
+        )
     return True
 
 

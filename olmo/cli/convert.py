@@ -16,6 +16,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from olmo.checkpoint.module_tensors import ModuleTensors
 from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
 from olmo.models.adapters import merge_adapter
+from olmo.models.auto import from_pretrained
+from olmo.models.base import ModelBase
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
 from olmo.models.molmo.native_release import WEIGHTS, read_native_release
 from olmo.torch_util import resolve_dtype
@@ -51,7 +53,7 @@ def convert(
         if _is_release(Path(source)):
             model = _load_release(Path(source), target, wanted)
         else:
-            model = Molmo.from_pretrained(source, dtype=dtype or "auto")
+            model = from_pretrained(source, dtype=dtype or "auto")
         if merge is not None:
             step(f"Merging {merge}")
             merge_adapter(model, merge)
@@ -83,7 +85,7 @@ def _is_release(source: Path) -> bool:
     return source.is_file() or (source / WEIGHTS).is_file()
 
 
-def _load_release(source: Path, target: Path, dtype: torch.dtype | None) -> Molmo:
+def _load_release(source: Path, target: Path, dtype: torch.dtype | None) -> ModelBase:
     """An original release as a model; its tensors stay in the mapped file until they are written.
 
     A .tar is unpacked where the target will be: that disk has room for weights, the one of temporary files may not.

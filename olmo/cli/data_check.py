@@ -22,6 +22,7 @@ from olmo.exceptions import OLMoInputError
 from olmo.preprocessing.example_check import check_example
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
+DRAWN = (SourceKind.scenes, SourceKind.moving_scenes)
 _Check = Callable[[Mapping[str, Any]], list[str | None]]
 
 
@@ -29,18 +30,17 @@ def check(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="JSONL file, folder of pictures, recipe, or with --fields a dataset's files or hub id."
+            metavar="FILE", help="JSONL file, folder, recipe, or with --fields a dataset's files or hub id."
         ),
     ],
     fields: Annotated[str | None, typer.Option(help="Field map of a dataset, such as pixmo_count.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a dataset.")] = None,
     image_root: Annotated[
-        Path | None, typer.Option(help="Folder that picture paths start from, or of downloaded pictures.")
+        Path | None,
+        typer.Option(help="Folder that paths of pictures and videos start from, or of downloaded pictures."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Rows to look at, of each source.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Do not decode pictures; see only whether they are there.")] = (
-        False
-    ),
+    quick: Annotated[bool, typer.Option("--quick", help="Do not decode; see only whether they are there.")] = (False),
     questions: Annotated[
         bool, typer.Option("--questions", help="The rows are to be asked, not learned: answers may be missing.")
     ] = False,
@@ -50,8 +50,8 @@ def check(
     looks_at = partial(check_example, is_decoded=not quick, needs_answer=not questions)
     n_bad = 0
     for config, base_dir in _sources(file, fields, split, image_root):
-        if config.kind is SourceKind.scenes:
-            typer.echo(f"{config.name or 'scenes'}: drawn on the spot, nothing to check")
+        if config.kind in DRAWN:
+            typer.echo(f"{config.name or config.kind.value}: drawn on the spot, nothing to check")
             continue
         report = _check(open_source(config, base_dir), looks_at, limit, show)
         n_bad += len(report.bad)
@@ -109,7 +109,7 @@ def _summary(source: Source, report: CheckReport, n_shown: int) -> Iterator[str]
     if report.n_repeated:
         yield f"{report.name}: {report.n_repeated} rows say just what an earlier one says"
     if isinstance(source, FolderSource) and source.n_without_text:
-        yield f"{report.name}: {source.n_without_text} pictures have no .txt or .json beside them and are left out"
+        yield f"{report.name}: {source.n_without_text} files have no .txt or .json beside them and are left out"
     if isinstance(source, HubSource) and source.n_missing:
         yield f"{report.name}: {source.n_missing} rows are left out, because their picture was not downloaded"
 

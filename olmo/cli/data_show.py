@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,12 @@ from olmo.cli.options import Model
 from olmo.data.mixture import open_mixture
 from olmo.data.source import open_source
 from olmo.data.source_config import SourceConfig, SourceKind
+from olmo.data.videos import has_video
 from olmo.exceptions import OLMoConfigurationError, OLMoInputError
 from olmo.io import write_atomic
 from olmo.models.bundled import BUNDLED_MODEL
 from olmo.models.molmo.molmo import MolmoConfig
+from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
 from olmo.train.train_config import TrainConfig, TrainTaskName
 from olmo.viz.data_page import data_page
 from olmo.viz.seen_example import see_example
@@ -41,9 +44,7 @@ class _Shown:
 
 
 def show(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="JSONL file, folder of pictures, or the recipe of a run.")
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL file, folder, or the recipe of a run.")],
     model: Model = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Page to write. [default: FILE's name with .html, here]")
@@ -57,15 +58,16 @@ def show(
         int | None, typer.Option(min=1, help="Longest sequence. [default: the recipe's, or the model's context]")
     ] = None,
 ) -> None:
-    """Write a page with the crops, tokens, loss mask and points of examples."""
+    """Write a page with the crops or frames, tokens, loss mask and points of examples."""
     shown = _of_recipe(file, model) if file.suffix.lower() in RECIPE_ENDINGS else _of_data(file, model)
     seed = shown.seed if seed is None else seed
-    preprocess = shown.config.build_preprocessor(
-        for_inference=False, include_image=True, max_seq_len=max_tokens or shown.max_tokens
-    )
     stop = first + limit if shown.n is None else min(first + limit, shown.n)
     if first >= stop:
         raise OLMoInputError(f"{file} has {shown.n} examples, so there is none from {first} on")
+    config = _for_videos(shown, range(first, stop))
+    preprocess = config.build_preprocessor(
+        for_inference=False, include_image=True, max_seq_len=max_tokens or shown.max_tokens
+    )
     examples = [
         see_example(shown.place(i), partial(shown.read, i), preprocess, (seed, shown.start + i))
         for i in range(first, stop)
@@ -81,6 +83,17 @@ def show(
     write_atomic(target, data_page(examples, preprocess, file.name or str(file), facts))
     n_bad = sum(1 for example in examples if example.inputs is None)
     typer.echo(f"{target}: {len(examples)} examples" + (f", {n_bad} cannot be used" if n_bad else ""))
+
+
+def _for_videos(shown: _Shown, numbers: range) -> MolmoConfig:
+    """The configuration; that of a Molmo becomes a VideoOlmo where an example shows a video."""
+    if isinstance(shown.config, VideoOlmoConfig):
+        return shown.config
+    for number in numbers:
+        with suppress(OLMoInputError, OSError):  # rows that cannot be read are told of on the page
+            if has_video(shown.read(number)):
+                return VideoOlmoConfig.from_molmo(shown.config)
+    return shown.config
 
 
 def _of_data(file: Path, model: str | None) -> _Shown:

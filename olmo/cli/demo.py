@@ -1,4 +1,4 @@
-"""`molmo demo`: the bundled model looks at the bundled picture."""
+"""`molmo demo`: the bundled model looks at the bundled picture, and at a clip where it was trained on videos."""
 
 from __future__ import annotations
 
@@ -8,37 +8,59 @@ from typing import Annotated
 
 import typer
 
-from olmo.cli.answer import Answer
+from olmo.cli.answer import Answer, write_picture
 from olmo.cli.options import Choices, Model
-from olmo.cli.pictures import load_picture
-from olmo.cli.session import Session
+from olmo.cli.session import Prepared, Session
+from olmo.cli.subject import Subject, open_subject
+from olmo.cli.video_answer import frame_sheet
+from olmo.cli.video_options import VideoChoices
+from olmo.models.video_olmo.video_olmo import VideoOlmo
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 PICTURE, QUESTIONS = ASSETS / "demo.png", ASSETS / "demo.json"
 """Written by `scripts/build_demo_picture.py`. The last question asks for points."""
 
+CLIP, CLIP_QUESTIONS = ASSETS / "demo_clip.webp", ASSETS / "demo_clip.json"
+"""Written by `scripts/build_demo_clip.py`."""
+
 
 def demo(
     model: Model = None,
-    output: Annotated[Path, typer.Option(help="Folder for the picture with the points drawn on it.")] = Path(
-        "demo_output"
-    ),
+    output: Annotated[
+        Path, typer.Option(help="Folder for the picture with the points drawn on it, and for the frames of the clip.")
+    ] = Path("demo_output"),
 ) -> None:
-    """Ask the bundled model three questions about the bundled picture."""
-    picture = load_picture(PICTURE)
+    """Ask the bundled model about a bundled picture, and about a clip where it knows videos."""
+    picture = open_subject([str(PICTURE)], VideoChoices())
     session = Session(Choices(model=model))
     typer.echo(f"Model:   {session.name}\nPicture: {_shown(PICTURE)}\n")
-    for question in json.loads(QUESTIONS.read_text(encoding="utf-8"))["questions"]:
+    text, _ = _ask_all(session, QUESTIONS, picture)
+    answer, target = Answer(text, session.name, picture.names, picture.pictures[0]), output / "annotated.png"
+    answer.save(target)
+    typer.echo(f"\n{len(answer.points)} point(s) of the last answer are drawn on {target}")
+    if isinstance(session.model, VideoOlmo):
+        _ask_about_clip(session, output / "frames.png")
+
+
+def _ask_about_clip(session: Session, sheet: Path) -> None:
+    clip = open_subject([str(CLIP)], VideoChoices())
+    typer.echo(f"\nClip:    {_shown(CLIP)}\n")
+    _, prepared = _ask_all(session, CLIP_QUESTIONS, clip)
+    write_picture(frame_sheet(prepared.clips, clip.names), sheet)
+    typer.echo(f"\nThe frames that the model saw are on {sheet}")
+
+
+def _ask_all(session: Session, file: Path, subject: Subject) -> tuple[str, Prepared]:
+    """Ask every question of a file, and show question and answer; returns the last answer and what it was made from."""
+    questions = json.loads(file.read_text(encoding="utf-8"))["questions"]
+    for question in questions:
         typer.echo(f"  {question}\n    ", nl=False)
-        text = ""
-        for piece in session.ask(question, [picture]):
+        text, prepared = "", session.prepare(question, subject)
+        for piece in session.stream(prepared):
             text += piece
             typer.echo(piece, nl=False)
         typer.echo()
-    target = output / "annotated.png"
-    answer = Answer(text, session.name, (str(PICTURE),), picture)
-    answer.save_picture(target)
-    typer.echo(f"\n{len(answer.points)} point(s) of the last answer are drawn on {target}")
+    return text, prepared
 
 
 def _shown(path: Path) -> str:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from olmo.exceptions import OLMoInputError
-from olmo.io import write_atomic
+from olmo.cli.answer import picture_format, write_picture
+from olmo.cli.options import given
+from olmo.cli.video_options import End, Fps, MaxFps, Start
+from olmo.cli.videos import open_clip
 from olmo.preprocessing.video.clip import Clip, read_frames
-from olmo.preprocessing.video.open_video import open_video
 from olmo.preprocessing.video.sampling import FrameSampling, sample_frames
 from olmo.preprocessing.video.source import VideoSource
 from olmo.viz.contact_sheet import contact_sheet, shrink
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def frames(
@@ -31,13 +29,11 @@ def frames(
     max_frames: Annotated[
         int | None, typer.Option(min=1, help="Frames at most; without it, 16.", show_default=False)
     ] = None,
-    max_fps: Annotated[float | None, typer.Option(help="Frames a second at most.", show_default=False)] = None,
-    start: Annotated[float | None, typer.Option(help="Begin here, in seconds.", show_default=False)] = None,
-    end: Annotated[float | None, typer.Option(help="End here, in seconds.", show_default=False)] = None,
+    max_fps: MaxFps = None,
+    start: Start = None,
+    end: End = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of random sampling.", show_default=False)] = None,
-    fps: Annotated[
-        float | None, typer.Option(help="Frames a second of a video that does not tell.", show_default=False)
-    ] = None,
+    fps: Fps = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -50,11 +46,10 @@ def frames(
 ) -> None:
     """Show which frames of a video a model is given."""
     target = output or (None if as_json else Path(f"{video.resolve().stem}_frames.png"))
-    if target is not None and target.suffix.lower() not in ENDINGS:
-        raise OLMoInputError(f"cannot write a picture to {str(target)!r}; name it {', '.join(ENDINGS)}")
-    given = {"strategy": strategy, "max_frames": max_frames, "max_fps": max_fps, "start_s": start, "end_s": end}
-    wanted: dict[str, Any] = {k: v for k, v in {**given, "seed": seed}.items() if v is not None}
-    with open_video(video, fps=fps) as source:
+    if target is not None:
+        picture_format(target)
+    wanted = given(strategy=strategy, max_frames=max_frames, max_fps=max_fps, start_s=start, end_s=end, seed=seed)
+    with open_clip(video, fps) as source:
         selection = sample_frames(source, absolute_time=True, **wanted)
         clip = read_frames(source, selection, shrink)
     if target is not None:
@@ -82,10 +77,7 @@ def _facts(source: VideoSource, clip: Clip) -> dict[str, Any]:
 
 def _write_sheet(clip: Clip, target: Path) -> None:
     texts = [f"{s:.2f} s   #{i}" for i, s in zip(clip.indices.tolist(), clip.seconds.tolist(), strict=True)]
-    data = io.BytesIO()
-    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(target.suffix.lower(), "PNG")
-    contact_sheet(clip.frames, texts).save(data, kind)
-    write_atomic(target, data.getvalue())
+    write_picture(contact_sheet(clip.frames, texts), target)
 
 
 def _damage(clip: Clip) -> str:

@@ -24,8 +24,8 @@ from olmo.cli.lazy_group import lazy_group
 from olmo.exceptions import OLMoError
 
 COMMANDS = {
-    "ask": "Ask a question about pictures.",
-    "chat": "Talk about pictures, turn by turn.",
+    "ask": "Ask a question about pictures or a video.",
+    "chat": "Talk about pictures or a video, turn by turn.",
     "info": "Show the sizes of a model and the memory it needs.",
     "convert": "Turn published weights into a native checkpoint, or a checkpoint into the released layout.",
     "frames": "Show which frames of a video a model is given.",
@@ -33,7 +33,7 @@ COMMANDS = {
     "train": "Run a training recipe; it resumes where it stopped.",
     "plot": "Draw losses, evaluations, learning rates and speed of runs.",
     "eval": "Ask a model the questions of a task and score its answers; it resumes where it stopped.",
-    "demo": "Ask the bundled model three questions about the bundled picture.",
+    "demo": "Ask the bundled model about a bundled picture, and about a clip where it knows videos.",
 }
 """Commands and their summaries; each lives in the module of its name."""
 
@@ -55,7 +55,7 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and leave.")
     ] = False,
 ) -> None:
-    """Vision-language models that answer questions about pictures, and point."""
+    """Vision-language models that answer questions about pictures and videos, and point."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -31,27 +31,28 @@ Seed = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What a user chose about loading and generating; None was left open."""
+    """What a user chose about loading and generating; None was left open. `with_option_groups` makes options of it."""
 
-    model: str | None = None
-    adapter: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    max_new_tokens: int | None = None
-    temperature: float | None = None
-    seed: int | None = None
+    model: Model = None
+    adapter: Adapter = None
+    max_new_tokens: MaxNewTokens = None
+    temperature: Temperature = None
+    seed: Seed = None
+    device: Device = None
+    dtype: Dtype = None
 
     def loading(self) -> dict[str, Any]:
         """Arguments for `from_pretrained`."""
-        return _given(device=self.device, dtype=self.dtype)
+        return given(device=self.device, dtype=self.dtype)
 
     def generating(self) -> dict[str, Any]:
         """Arguments for `stream`."""
         do_sample = None if self.temperature is None else True
-        return _given(
+        return given(
             max_new_tokens=self.max_new_tokens, do_sample=do_sample, temperature=self.temperature, seed=self.seed
         )
 
 
-def _given(**values: Any) -> dict[str, Any]:
+def given(**values: Any) -> dict[str, Any]:
+    """The values that are not None."""
     return {name: value for name, value in values.items() if value is not None}

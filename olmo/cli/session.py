@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
 from olmo.cli.options import Choices
+from olmo.cli.subject import NOTHING, Subject
+from olmo.cli.video_answer import SeenClip
+from olmo.cli.video_options import VideoChoices
 from olmo.exceptions import OLMoInputError
 from olmo.models.adapters import merge_adapter, read_adapter
+from olmo.models.auto import from_pretrained, saved_model_name
+from olmo.models.base import ModelBase
 from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
 from olmo.models.molmo.molmo import Molmo
 
 Messages = Sequence[dict[str, str]]
+
+NEVER_SAW_VIDEO = "{name} was trained on pictures, never on videos, so its answers about one mean little"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A question with what it is about, as the model takes it."""
+
+    inputs: dict[str, Any]
+    """Tensors for `stream`, and metadata."""
+
+    clips: tuple[SeenClip, ...] = ()
+    """Frames of the videos that the model is shown."""
 
 
 class Session:
@@ -25,38 +45,55 @@ class Session:
 
     Args:
         choices: model, device, number format, generation settings.
+        for_video: get ready for videos; None where there will be none. Its choices hold for every video.
 
     Attributes:
         name: the model as the user named it.
+        model: the model.
     """
 
-    def __init__(self, choices: Choices) -> None:
+    def __init__(self, choices: Choices, for_video: VideoChoices | None = None) -> None:
         self.name = chosen_model(choices)
         self._generating = choices.generating()
-        self.model = load_model(choices)
-        self._preprocess = self.model.config.build_preprocessor(for_inference=True)
+        self.model = load_model(choices, for_video)
+        self._preprocess = self.model.config.build_preprocessor(for_inference=True, include_image=True)
+        source = self.model.config.source_dir
+        self._is_to_warn = source is not None and saved_model_name(source) == Molmo.config_class.model_name
 
-    def stream(self, messages: Messages, pictures: Sequence[np.ndarray] = ()) -> Iterator[str]:
-        """The answer to the last message, piece by piece.
+    def prepare(self, asked: str | Messages, subject: Subject = NOTHING) -> Prepared:
+        """Turn a question into what the model takes.
 
         Args:
-            messages: turns of user and assistant; the last is the user's.
-            pictures: uint8 `[H, W, 3]`, in order.
+            asked: the question, or turns of user and assistant of which the last is the user's.
+            subject: what it is about.
+
+        Raises:
+            OLMoInputError: it cannot be asked, or does not fit the context.
         """
-        example: dict[str, Any] = {"messages": list(messages)}
-        if pictures:
-            example["images"] = list(pictures)
-        inputs = self._preprocess(example)
-        tensors = {k: v.to(self.model.device) for k, v in inputs.items() if isinstance(v, torch.Tensor)}
+        messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
+        inputs = self._preprocess({"messages": messages, **subject.example()})
+        if not subject.videos:
+            return Prepared(inputs)
+        if self._is_to_warn:
+            self._is_to_warn = False  # said once is enough
+            warnings.warn(NEVER_SAW_VIDEO.format(name=self.name), stacklevel=2)
+        frames = iter(inputs["metadata"]["images"])
+        times = inputs["metadata"]["frame_seconds"]
+        clips = (SeenClip(tuple(islice(frames, len(seconds))), tuple(seconds)) for seconds in times)
+        return Prepared(inputs, tuple(clips))
+
+    def stream(self, prepared: Prepared) -> Iterator[str]:
+        """The answer, piece by piece."""
+        tensors = {k: v.to(self.model.device) for k, v in prepared.inputs.items() if isinstance(v, torch.Tensor)}
         yield from self.model.stream(**tensors, **self._generating)
 
-    def ask(self, question: str, pictures: Sequence[np.ndarray] = ()) -> Iterator[str]:
-        """The answer to one question, piece by piece."""
-        return self.stream([{"role": "user", "content": question}], pictures)
 
+def load_model(choices: Choices, for_video: VideoChoices | None = None) -> ModelBase:
+    """The chosen model, of whatever variant it is, on the chosen device.
 
-def load_model(choices: Choices) -> Molmo:
-    """The chosen model, on the chosen device.
+    Args:
+        choices: model, adapter, device, number format.
+        for_video: a Molmo is to take videos too, with these choices.
 
     Raises:
         OLMoInputError: the device cannot be used.
@@ -67,7 +104,12 @@ def load_model(choices: Choices) -> Molmo:
     console = Console(stderr=True)
     name = chosen_model(choices)
     with console.status(f"Loading {name}") if console.is_terminal else nullcontext():
-        model = Molmo.from_pretrained(model_folder(name), **choices.loading())
+        model = from_pretrained(
+            model_folder(name),
+            for_video=for_video is not None,
+            overrides=[] if for_video is None else for_video.overrides(),
+            **choices.loading(),
+        )
         if choices.adapter is not None:
             merge_adapter(model, choices.adapter)
     return model

@@ -7,7 +7,9 @@ The repositories named here are those that hold plain files, because `datasets` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from olmo.data.videos import VideoFolder
 
 _HUMAN, _MACHINE = 7_398, 20_901
 """Training rows of ChartQA that people wrote, and that a program did."""
@@ -19,12 +21,14 @@ class ConversationFields:
 
     Attributes:
         style: style of the conversation.
-        messages: a list of `{"role", "content"}`.
+        messages: a list of `{"role", "content"}`, or as LLaVA writes it of `{"from", "value"}`.
         question: what is asked.
         answer: the answer's text, or a list of texts of which one is drawn for each row and pass.
-        answers: what several people answered: texts, or records with the text under `answer` or `raw_answer`.
-        options: choices of a multiple-choice question.
+        answers: what several people answered: texts, or records with the text under `answer` or `raw_answer`; or
+            several columns with a text each.
+        options: choices of a multiple-choice question, as a list, or in a column each.
         answer_idx: the right choice: an index from 0 (also as text), or a letter.
+        answer_option: the right choice by its text, in place of `answer_idx`.
         label: what is pointed at.
         points: a list of `{"x", "y"}`, or one record of lists.
         point_scale: coordinate of the far edge (100: percent); None: points are in pixels.
@@ -34,9 +38,10 @@ class ConversationFields:
     messages: str | None = None
     question: str | None = None
     answer: str | None = None
-    answers: str | None = None
-    options: str | None = None
+    answers: str | tuple[str, ...] | None = None
+    options: str | tuple[str, ...] | None = None
     answer_idx: str | None = None
+    answer_option: str | None = None
     label: str | None = None
     points: str | None = None
     point_scale: float | None = None
@@ -44,8 +49,14 @@ class ConversationFields:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns it reads."""
-        named = (self.messages, self.question, self.answer, self.answers, self.options, self.answer_idx)
+        several = [c for given in (self.answers, self.options) for c in columns_of(given)]
+        named = (self.messages, self.question, self.answer, *several, self.answer_idx, self.answer_option)
         return tuple(c for c in (*named, self.label, self.points) if c is not None)
+
+
+def columns_of(given: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Columns that are named alone or together."""
+    return () if given is None else (given,) if isinstance(given, str) else given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +68,15 @@ class FieldMap:
         subset: configuration of the repository, where it has several.
         image: column of the picture: a picture, a path, or a URL that `molmo data download` has fetched.
         images: column of a list of pictures, in place of `image`.
+        video: column of a video, in place of a picture: a path or name, bytes, or `{"bytes", "path"}`.
+        start_s: column of the time that the part of the video begins at, in seconds.
+        end_s: column of the time that it ends at.
+        subtitles: column of the path or name of a subtitle file.
+        video_folders: where below the root videos may lie; see `olmo.data.videos.find_video`.
+        subtitle_folders: where subtitles may lie.
+        subsets: parts of the repository that belong together, each with its `video_folders`; a source that names no
+            subset takes them all, and `category` in the metadata says which a row is of.
+        may_lack: columns that some parts of the dataset do not have.
         image_hash: column of the SHA-256 of the file behind a URL.
         conversations: one for each conversation that a row gives.
         group_by: column whose equal values mean the same picture.
@@ -70,6 +90,14 @@ class FieldMap:
     subset: str | None = None
     image: str | None = "image"
     images: str | None = None
+    video: str | None = None
+    start_s: str | None = None
+    end_s: str | None = None
+    subtitles: str | None = None
+    video_folders: tuple[VideoFolder, ...] = (VideoFolder(""),)
+    subtitle_folders: tuple[str, ...] = ("",)
+    subsets: Mapping[str, tuple[VideoFolder, ...]] = field(default_factory=dict)
+    may_lack: tuple[str, ...] = ()
     image_hash: str | None = None
     conversations: tuple[ConversationFields, ...]
     group_by: str | None = None
@@ -80,10 +108,76 @@ class FieldMap:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that must be there; those to keep may be missing."""
-        named = [self.image, self.images, self.group_by, self.weight, self.weight_of[0] if self.weight_of else None]
+        """The columns that it reads; those to keep and those in `may_lack` may be missing."""
+        shown = [self.image, self.images, self.video, self.start_s, self.end_s, self.subtitles]
+        named = [*shown, self.group_by, self.weight, self.weight_of[0] if self.weight_of else None]
         return (*(c for c in named if c is not None), *(c for part in self.conversations for c in part.columns))
 
+
+_CHOICE_STYLE = "a_okvqa_mc"
+"""Style of the released models for choices: the answer is a letter."""
+
+
+def _llava_video(style: str | None) -> FieldMap:
+    """A kind of rows of LLaVA-Video-178K. Paths are below the folder of a subset, where its archives are unpacked.
+
+    Columns (`id`, `conversations`, `data_source`, `video`), subsets (`0_30_s_academic_v0_1`) and their splits
+    (`caption`, `open_ended`, `multi_choice`): listing of the repository, and what those who train on it read.
+    """
+    return FieldMap(
+        repository="lmms-lab/LLaVA-Video-178K",
+        image=None,
+        video="video",
+        conversations=(ConversationFields(style=style, messages="conversations"),),
+        group_by="video",
+        keep=("id", "data_source"),
+    )
+
+
+def _mvbench_folders() -> dict[str, tuple[VideoFolder, ...]]:
+    """Folders of the twenty parts of MVBench. Source: its loaders in VideoChat2 and in lmms-eval.
+
+    The four parts with start and end are there twice: whole, and cut (`_segment`). Not sure: whether archives are
+    unpacked beside the lists or below `video/`; both are tried.
+    """
+    cut, whole, clevrer, perception = (
+        ("star/Charades_segment", True), ("star/Charades_v1_480", False), ("clevrer/video_validation", False),
+        ("perception/videos", False),
+    )  # fmt: skip
+    places: dict[str, tuple[tuple[str, bool], ...]] = {
+        "action_sequence": (cut, whole), "action_prediction": (cut, whole), "object_interaction": (cut, whole),
+        "action_localization": (("sta/sta_video_segment", True), ("sta/sta_video", False)),
+        "episodic_reasoning": (("tvqa/video_fps3_hq_segment", True),),
+        "moving_count": (clevrer,), "moving_direction": (clevrer,), "moving_attribute": (clevrer,),
+        "counterfactual_inference": (clevrer,), "object_existence": (clevrer,),
+        "character_order": (perception,), "object_shuffle": (perception,), "state_change": (perception,),
+        "action_count": (perception,),
+        "fine_grained_pose": (("nturgbd_convert", False), ("nturgbd", False)),
+        "egocentric_navigation": (("vlnqa", False),),
+        "fine_grained_action": (("Moments_in_Time_Raw/videos", False),),
+        "scene_transition": (("scene_qa/video", False),),
+        "action_antonym": (("ssv2_video_mp4", False), ("ssv2_video", False)),
+        "unexpected_action": (("FunQA_test/test", False),),
+    }  # fmt: skip
+    return {
+        name: tuple(
+            VideoFolder(f"{top}{path}", is_cut) for path, is_cut in given for top in ("", "video/", "data0613/")
+        )
+        for name, given in places.items()
+    }
+
+
+_CHOICE_OF_OPTIONS = ConversationFields(
+    style=_CHOICE_STYLE, question="question", options="options", answer_idx="answer"
+)
+_VIDEO_MME = FieldMap(
+    repository="lmms-lab/Video-MME",
+    image=None,
+    video="videoID",
+    video_folders=(VideoFolder(""), VideoFolder("data"), VideoFolder("videos")),
+    conversations=(_CHOICE_OF_OPTIONS,),
+    keep=("question_id", "duration", "domain", "sub_category", "task_type"),
+)
 
 _CAPTION = ConversationFields(style="long_caption", answer="caption")
 
@@ -161,12 +255,72 @@ FIELD_MAPS: dict[str, FieldMap] = {
         ),
         keep=("options", "answer"),
     ),
+    "llava_video_cap": _llava_video("long_caption"),
+    "llava_video_oe": _llava_video("user_qa"),
+    # The choices stand in the question, and the answer is a letter with its text.
+    "llava_video_mc": _llava_video(None),
+    # Rows name the right choice by its text; only some parts have a start and an end. Source: as for the folders.
+    "mvbench": FieldMap(
+        repository="OpenGVLab/MVBench",
+        image=None,
+        video="video",
+        start_s="start",
+        end_s="end",
+        subsets=_mvbench_folders(),
+        conversations=(
+            ConversationFields(style=_CHOICE_STYLE, question="question", options="candidates", answer_option="answer"),
+        ),
+        may_lack=("start", "end"),
+    ),
+    # Columns: the loader in lmms-eval. A video is named by its number. Not sure: the folder in its archive.
+    "next_qa": FieldMap(
+        repository="lmms-lab/NExTQA",
+        subset="MC",
+        image=None,
+        video="video",
+        video_folders=(VideoFolder(""), VideoFolder("NExTVideo"), VideoFolder("videos")),
+        conversations=(
+            ConversationFields(
+                style=_CHOICE_STYLE, question="question", options=("a0", "a1", "a2", "a3", "a4"), answer_idx="answer"
+            ),
+        ),
+        group_by="video",
+        keep=("qid", "type"),
+    ),
+    "next_qa_open": FieldMap(
+        repository="lmms-lab/NExTQA",
+        subset="OE",
+        image=None,
+        video="video",
+        video_folders=(VideoFolder(""), VideoFolder("NExTVideo"), VideoFolder("videos")),
+        conversations=(
+            ConversationFields(style="vqa2", question="question", answers=("answer", "additional_ref_answer")),
+        ),
+        group_by="video",
+        may_lack=("additional_ref_answer",),
+        keep=("qid", "type"),
+    ),
+    # Columns: the loader in lmms-eval. The repository without `_Val` has the test questions, without their answers.
+    "perception_test": FieldMap(
+        repository="lmms-lab/PerceptionTest_Val",
+        subset="mc_question_val",
+        image=None,
+        video="video_name",
+        video_folders=(VideoFolder(""), VideoFolder("videos")),
+        conversations=(
+            ConversationFields(style=_CHOICE_STYLE, question="question", options="options", answer_idx="answer_id"),
+        ),
+        keep=("question_id", "area", "reasoning", "tag"),
+    ),
+    # Columns and folders: the loader in lmms-eval. Choices are written with their letter, which is taken off.
+    "video_mme": _VIDEO_MME,
+    "video_mme_subtitles": replace(_VIDEO_MME, subtitles="videoID", subtitle_folders=("subtitle", "subtitles")),
 }
 """Field maps by name."""
 
 _CONVERSATION_ROLES = ("messages", "question", "answer", "answers", "options", "answer_idx", "label", "points")
 
-COLUMN_ROLES = ("image", "images", *_CONVERSATION_ROLES, "weight")
+COLUMN_ROLES = ("image", "images", "video", "start_s", "end_s", "subtitles", *_CONVERSATION_ROLES, "weight")
 """What a column of a person's own dataset may hold."""
 
 
@@ -186,6 +340,10 @@ def own_field_map(columns: Mapping[str, str], style: str | None, point_scale: fl
     return FieldMap(
         image=columns.get("image"),
         images=columns.get("images"),
+        video=columns.get("video"),
+        start_s=columns.get("start_s"),
+        end_s=columns.get("end_s"),
+        subtitles=columns.get("subtitles"),
         conversations=(conversation,),
         weight=columns.get("weight"),
     )

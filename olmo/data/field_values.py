@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from olmo.data.field_maps import ConversationFields, FieldMap
+from olmo.data.field_maps import ConversationFields, FieldMap, columns_of
+from olmo.data.written_rows import messages_of_llava
 from olmo.exceptions import OLMoInputError
 
 _ANSWER_KEYS = ("answer", "raw_answer")
 _CHOICE_SALT = 29
+_LETTERED = re.compile(r"\s*\(?([A-Z])[.):]\s+")
 
 
 def conversation_of(
@@ -33,17 +36,22 @@ def conversation_of(
         column = getattr(fields, role)
         if column is not None and values[column] is not None:
             record[role] = values[column]
+    if _is_llava(record.get("messages")):
+        record["messages"] = messages_of_llava(record["messages"])
     if fields.answer is not None:
         answer = _one_of(values[fields.answer], fields.answer, row, epoch)
         if answer is None and len(fields.columns) == 1:
             return None
         record["answer"] = answer
-    if fields.answers is not None and (answers := _answers(values[fields.answers], fields.answers)):
+    answers = [text for column in columns_of(fields.answers) for text in _answers(values[column], column)]
+    if answers:
         record["answers"] = answers
-    if fields.options is not None and values[fields.options]:
-        record["options"] = [str(option) for option in values[fields.options]]
+    if options := _options(fields.options, values):
+        record["options"] = options
     if fields.answer_idx is not None:
         record["answer_idx"] = _index(values[fields.answer_idx], fields.answer_idx)
+    if fields.answer_option is not None:
+        record["answer_idx"] = _index_of(values[fields.answer_option], options, fields.answer_option)
     if fields.points is not None:
         record["points"] = _points(values[fields.points], fields.points)
         record["point_scale"] = fields.point_scale
@@ -91,9 +99,33 @@ def _answers(given: Any, column: str) -> list[str]:
                     f"{answer!r:.60}"
                 )
             answer = answer[key]
-        if answer is not None:
+        if answer is not None and answer != "":
             answers.append(str(answer))
     return answers
+
+
+def _is_llava(messages: Any) -> bool:
+    return isinstance(messages, list) and bool(messages) and isinstance(messages[0], Mapping) and "from" in messages[0]
+
+
+def _options(columns: str | tuple[str, ...] | None, values: Mapping[str, Any]) -> list[str]:
+    """The choices; letters that all of them begin with are taken off, for the prompt has its own."""
+    if columns is None:
+        return []
+    given = (values[columns] or []) if isinstance(columns, str) else [values[c] for c in columns]
+    options = [str(option) for option in given if option is not None]
+    marks = [_LETTERED.match(option) for option in options]
+    if all(mark is not None and mark.group(1) == chr(ord("A") + i) for i, mark in enumerate(marks)):
+        return [option[mark.end() :].strip() for option, mark in zip(options, marks, strict=True) if mark is not None]
+    return options
+
+
+def _index_of(given: Any, options: Sequence[str], column: str) -> int | None:
+    if given is None or given == "":
+        return None
+    if list(options).count(str(given)) != 1:
+        raise OLMoInputError(f"column {column!r} is one of the choices {', '.join(options):.200}, got {given!r:.60}")
+    return list(options).index(str(given))
 
 
 def _index(given: Any, column: str) -> int | None:

@@ -1,4 +1,4 @@
-"""A folder of pictures, each with a text beside it: `cat.jpg` with a caption in `cat.txt` or a row in `cat.json`."""
+"""A folder of pictures or clips, each with a text beside it: `cat.jpg` with `cat.txt` (a caption) or `cat.json`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from olmo.data.pictures import PICTURE_SUFFIXES
 from olmo.data.row_source import RowSource
+from olmo.data.videos import VIDEO_SUFFIXES
 from olmo.data.written_rows import read_row, written_example
 from olmo.exceptions import OLMoInputError
 
@@ -14,9 +15,9 @@ CAPTION_STYLE = "long_caption"
 
 
 class FolderSource(RowSource):
-    """Pictures of a folder and its subfolders, in the order of their paths.
+    """Pictures and videos of a folder and its subfolders, in the order of their paths.
 
-    Pictures without a text beside them are left out; `n_without_text` counts them.
+    Those without a text beside them are left out; `n_without_text` counts them.
 
     Args:
         path: the folder.
@@ -24,7 +25,7 @@ class FolderSource(RowSource):
         style: style of captions (by default `long_caption`) and of .json rows that name none.
 
     Raises:
-        OLMoInputError: no such folder, no pictures, no texts, or two texts beside one picture.
+        OLMoInputError: no such folder, nothing to show in it, no texts, or two texts beside one file.
     """
 
     def __init__(self, path: str | Path, name: str | None = None, style: str | None = None) -> None:
@@ -33,15 +34,16 @@ class FolderSource(RowSource):
         if not self.path.is_dir():
             what = "is a file" if self.path.exists() else "does not exist"
             raise OLMoInputError(f"folder {self.path} {what}; check the path")
-        pictures = sorted(p for p in self.path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+        suffixes = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
+        pictures = sorted(p for p in self.path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
         if not pictures:
-            raise OLMoInputError(f"folder {self.path} holds no pictures; looked for {', '.join(PICTURE_SUFFIXES)}")
+            raise OLMoInputError(f"folder {self.path} holds no pictures or videos; looked for {', '.join(suffixes)}")
         pairs = [(picture, _text_beside(picture)) for picture in pictures]
         self._pairs = [(picture, text) for picture, text in pairs if text is not None]
         self.n_without_text = len(pairs) - len(self._pairs)
         if not self._pairs:
             raise OLMoInputError(
-                f"none of the {len(pairs)} pictures in {self.path} has a text beside it; put a caption into "
+                f"none of the {len(pairs)} pictures and videos in {self.path} has a text beside it; put a caption into "
                 f'{pictures[0].with_suffix(".txt").name}, or a row such as {{"question": ..., "answer": ...}} into '
                 f"{pictures[0].with_suffix('.json').name}"
             )
@@ -63,11 +65,15 @@ class FolderSource(RowSource):
                 raise OLMoInputError("the caption is not UTF-8; save it as UTF-8") from None
             if not caption:
                 raise OLMoInputError("the caption is empty; write one, or delete the file to leave the picture out")
-            return {"image": str(picture), "text": caption, "style": self.style or CAPTION_STYLE}
+            return {_key_of(picture): str(picture), "text": caption, "style": self.style or CAPTION_STYLE}
         example = written_example(read_row(content), text.parent, None, self.style)
-        if "image" not in example and "images" not in example:
-            example["image"] = str(picture)
+        if not any(key in example for key in ("image", "images", "video", "videos")):
+            example[_key_of(picture)] = str(picture)
         return example
+
+
+def _key_of(file: Path) -> str:
+    return "video" if file.suffix.lower() in VIDEO_SUFFIXES else "image"
 
 
 def _text_beside(picture: Path) -> Path | None:

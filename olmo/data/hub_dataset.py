@@ -1,6 +1,6 @@
 """Rows of a Hugging Face dataset as examples: from files here, from the hub's cache, or from the hub.
 
-Needs the package `datasets` (extra `data`). Pictures are handed on as they are stored, not decoded here.
+Needs the package `datasets` (extra `data`). Pictures and videos are handed on as they are stored, not decoded here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from olmo.data.field_maps import FieldMap
 from olmo.data.field_values import conversation_of, weight_of
 from olmo.data.pictures import downloaded_file, is_url, resolve_picture
 from olmo.data.row_source import RowSource
+from olmo.data.videos import find_subtitles, find_video
 from olmo.exceptions import OLMoConfigurationError, OLMoInputError
 
 _BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".arrow": "arrow"}
@@ -39,12 +40,14 @@ class RowChoice:
     Attributes:
         group_size: most rows of one picture that become one example; None: as the field map says.
         where: rows to take, by the value of a column.
-        exclude: values of the picture's column to leave out.
+        exclude: values of the picture's (or video's) column to leave out.
+        category: goes into the metadata of each row, for a part of a dataset; None for none.
     """
 
     group_size: int | None = None
     where: Mapping[str, str] = field(default_factory=dict)
     exclude: frozenset[str] = frozenset()
+    category: str | None = None
 
 
 class HubSource(RowSource):
@@ -54,7 +57,7 @@ class HubSource(RowSource):
         rows: the dataset, as `load_rows` gives it.
         fields: what its columns mean.
         name: what metrics call it.
-        root: folder that relative picture paths start from.
+        root: folder that relative paths of pictures, videos and subtitles start from.
         downloads: folder that `molmo data download` filled.
         choice: which rows, and how they are put together.
 
@@ -74,10 +77,14 @@ class HubSource(RowSource):
     ) -> None:
         self.name, self.fields, self.root, self.downloads = name, fields, root, downloads
         choice = choice or RowChoice()
-        _check_columns(rows.column_names, (*fields.columns, *choice.where), name)
+        self._lacking = [c for c in fields.may_lack if c not in rows.column_names]
+        needed = [c for c in fields.columns if c not in self._lacking]
+        _check_columns(rows.column_names, (*needed, *choice.where), name)
         self._keep = tuple(c for c in fields.keep if c in rows.column_names)
-        self._rows = _undecoded(rows.select_columns(sorted({*fields.columns, *choice.where, *self._keep})))
-        pictures = [c for c in (fields.image, fields.images) if c is not None and c not in self._keep]
+        self._category = {} if choice.category is None else {"category": choice.category}
+        self._rows = _undecoded(rows.select_columns(sorted({*needed, *choice.where, *self._keep})))
+        shown = (fields.image, fields.images, fields.video)
+        pictures = [c for c in shown if c is not None and c not in self._keep]
         self._texts = self._rows.remove_columns([c for c in pictures if c != fields.group_by])
         self.n_missing = 0
         group_size = fields.group_size if choice.group_size is None else choice.group_size
@@ -91,7 +98,8 @@ class HubSource(RowSource):
     def _example(self, row: int, epoch: int) -> dict[str, Any]:
         members = self._members[self._starts[row] : self._starts[row + 1]].tolist()
         # The rows of a group show the same picture, so it is read once.
-        rows = [self._rows[members[0]], *_unzipped(self._texts[members[1:]] if len(members) > 1 else {})]
+        found = [self._rows[members[0]], *_unzipped(self._texts[members[1:]] if len(members) > 1 else {})]
+        rows = [{**dict.fromkeys(self._lacking), **values} for values in found]
         conversations = [
             conversation
             for member, values in zip(members, rows, strict=True)
@@ -107,10 +115,15 @@ class HubSource(RowSource):
             **self._pictures(rows[0]),
             **example,
             **({} if weight is None else {"weight": weight}),
-            "metadata": {c: values[0] if len(members) == 1 else values for c, values in kept.items()},
+            "metadata": {
+                **self._category,
+                **{c: values[0] if len(members) == 1 else values for c, values in kept.items()},
+            },
         }
 
     def _pictures(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        if self.fields.video is not None:
+            return self._video(values, self.fields.video)
         if self.fields.images is not None:
             given = values[self.fields.images] or []
             return {"images": [resolve_picture(v, self.root, self.downloads) for v in given]}
@@ -119,6 +132,19 @@ class HubSource(RowSource):
         if values[self.fields.image] is None:
             raise OLMoInputError(f"column {self.fields.image!r} is null, so the row has no picture")
         return {"image": resolve_picture(values[self.fields.image], self.root, self.downloads)}
+
+    def _video(self, values: Mapping[str, Any], column: str) -> dict[str, Any]:
+        fields = self.fields
+        if values[column] is None:
+            raise OLMoInputError(f"column {column!r} is null, so the row has no video")
+        video, is_cut = find_video(values[column], self.root, fields.video_folders)
+        shown = {"video": video}
+        if fields.subtitles is not None:
+            shown["subtitles"] = find_subtitles(values[fields.subtitles], self.root, fields.subtitle_folders)
+        for key, name in (("start_s", fields.start_s), ("end_s", fields.end_s)):
+            if name is not None and not is_cut:
+                shown[key] = values[name]
+        return {key: value for key, value in shown.items() if value is not None}
 
     def _index(self, choice: RowChoice, group_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows in the order of examples, and where each example begins among them, two int64 arrays."""
@@ -138,7 +164,7 @@ class HubSource(RowSource):
 
     def _wanted(self, choice: RowChoice, is_grouped: bool) -> Iterator[tuple[int, Any]]:
         """Row number and group key of the rows to take. Reads no more columns than the question needs."""
-        image, group_by = self.fields.image, self.fields.group_by
+        image, group_by = self.fields.image or self.fields.video, self.fields.group_by
         looks_at_image = image is not None and self._rows.features[image].dtype in ("string", "large_string")
         columns = {*choice.where, image if looks_at_image else None, group_by if is_grouped else None} - {None}
         if not columns:
@@ -228,7 +254,7 @@ def _unzipped(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 def _undecoded(rows: Any) -> Any:
-    """The dataset with its pictures as stored bytes, so that they are decoded with this package's checks."""
+    """The dataset with its pictures and videos as stored bytes, so that they are decoded with this package's checks."""
     import datasets
 
     for column, feature in rows.features.items():
@@ -236,6 +262,8 @@ def _undecoded(rows: Any) -> Any:
             rows = rows.cast_column(column, datasets.Image(decode=False))
         elif isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Image):
             rows = rows.cast_column(column, datasets.List(datasets.Image(decode=False)))
+        elif isinstance(feature, datasets.Video):
+            rows = rows.cast_column(column, datasets.Video(decode=False))
     return rows
 
 

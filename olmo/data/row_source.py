@@ -1,8 +1,11 @@
-"""`RowSource`: what all sources share (range checks, metadata, places in errors), and two sources made of another."""
+"""`RowSource`: what all sources share (range checks, metadata, places in errors), and sources made of others."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from olmo.exceptions import OLMoInputError
@@ -95,3 +98,33 @@ class WeightedSource(RowSource):
         # What is no number is left for whoever checks the example, who says so better than a TypeError would.
         is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
         return {**example, "weight": self.factor * weight if is_number else weight}
+
+
+class JoinedSource(RowSource):
+    """The rows of several sources, one behind the other. Places stay those of the parts.
+
+    Args:
+        parts: at least one, none of them empty.
+        name: what metrics call the whole.
+    """
+
+    def __init__(self, parts: Sequence[RowSource], name: str) -> None:
+        assert parts, "somebody made sure that there is one"
+        self.name, self.parts = name, tuple(parts)
+        self._ends = list(accumulate(len(part) for part in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def place(self, row: int) -> str:
+        """Where a person finds the row."""
+        part, own = self._locate(row)
+        return part.place(own)
+
+    def _example(self, row: int, epoch: int) -> dict[str, Any]:
+        part, own = self._locate(row)
+        return part._example(own, epoch)
+
+    def _locate(self, row: int) -> tuple[RowSource, int]:
+        number = bisect_right(self._ends, row)
+        return self.parts[number], row - (self._ends[number - 1] if number else 0)

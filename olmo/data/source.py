@@ -14,7 +14,8 @@ from olmo.data.field_maps import FIELD_MAPS, own_field_map
 from olmo.data.folder import FolderSource
 from olmo.data.hub_dataset import HubSource, RowChoice, load_rows
 from olmo.data.jsonl import JsonlSource
-from olmo.data.row_source import PartialSource, RowSource, WeightedSource
+from olmo.data.row_source import JoinedSource, PartialSource, RowSource, WeightedSource
+from olmo.data.scenes.moving.dataset import MovingScenesSource
 from olmo.data.scenes_source import ScenesSource
 from olmo.data.source_config import SourceConfig, SourceKind
 from olmo.exceptions import OLMoInputError
@@ -71,6 +72,8 @@ def open_source(config: SourceConfig, base_dir: str | Path | None = None) -> Sou
 def _open(config: SourceConfig, base_dir: Path) -> RowSource:
     if config.kind is SourceKind.scenes:
         return ScenesSource(config.scenes, config.split, config.name or "scenes")
+    if config.kind is SourceKind.moving_scenes:
+        return MovingScenesSource(config.moving_scenes, config.split, config.name or "moving_scenes")
     image_root = None if config.image_root is None else _folder(config.image_root, base_dir)
     if config.kind is SourceKind.hub:
         return _open_hub(config, base_dir, image_root)
@@ -81,7 +84,7 @@ def _open(config: SourceConfig, base_dir: Path) -> RowSource:
     return JsonlSource(path, config.name, image_root, config.style)
 
 
-def _open_hub(config: SourceConfig, base_dir: Path, image_root: Path | None) -> HubSource:
+def _open_hub(config: SourceConfig, base_dir: Path, image_root: Path | None) -> RowSource:
     if config.fields is None:
         fields = own_field_map(config.columns, config.style, config.point_scale)
     else:
@@ -91,16 +94,44 @@ def _open_hub(config: SourceConfig, base_dir: Path, image_root: Path | None) -> 
     path = config.path or fields.repository
     assert path is not None, "SourceConfig asks for it where the field map has none"
     local = find_path(path, base_dir)
-    root = (local.parent if local.is_file() else local).absolute()
+    root = image_root or (local.parent if local.is_file() else local).absolute()
     exclude = frozenset() if config.exclude is None else _lines(find_path(config.exclude, base_dir))
-    return HubSource(
-        load_rows(str(local) if local.exists() else path, config.subset or fields.subset, config.split),
-        fields,
-        config.name or config.fields or Path(path).stem,
-        image_root or root,
-        image_root,
-        RowChoice(group_size=config.group_size, where=config.where, exclude=exclude),
-    )
+    name = config.name or config.fields or Path(path).stem
+
+    def part(subset: str | None, category: str | None) -> HubSource:
+        of_part = fields if category is None else replace(fields, video_folders=fields.subsets[category])
+        return HubSource(
+            load_rows(_path_of(path, local, category), subset, config.split),
+            of_part,
+            name if category is None else f"{name}/{category}",
+            root,
+            image_root,
+            RowChoice(group_size=config.group_size, where=config.where, exclude=exclude, category=category),
+        )
+
+    if not fields.subsets:
+        return part(config.subset or fields.subset, None)
+    if config.subset is not None and config.subset not in fields.subsets:
+        raise OLMoInputError(f"{name} has no subset {config.subset!r}; it has {', '.join(fields.subsets)}")
+    wanted = list(fields.subsets) if config.subset is None else [config.subset]
+    if local.exists():  # lists of some parts alone are fine
+        wanted = [s for s in wanted if config.subset or _list_of(local, s) is not None]
+        if not wanted:
+            raise OLMoInputError(f"{local} holds no list of {name}, such as json/{next(iter(fields.subsets))}.json")
+    return JoinedSource([part(subset, subset) for subset in wanted], name)
+
+
+def _path_of(path: str, local: Path, category: str | None) -> str:
+    """What to load: the list of a part in a folder, a file or folder, or a hub id."""
+    if not local.exists():
+        return path
+    found = None if category is None else _list_of(local, category)
+    return str(found or local)
+
+
+def _list_of(folder: Path, category: str) -> Path | None:
+    files = (folder / top / f"{category}.json" for top in ("json", "."))
+    return next((file for file in files if file.is_file()), None)
 
 
 def find_path(path: str, base_dir: Path) -> Path:

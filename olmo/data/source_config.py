@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from olmo.config import BaseConfig, ConfigEnum
 from olmo.data.field_maps import COLUMN_ROLES, FIELD_MAPS
+from olmo.data.scenes.moving.moving_config import MovingScenesConfig
 from olmo.data.scenes.scenes_config import ScenesConfig
 from olmo.exceptions import OLMoConfigurationError
 
@@ -17,6 +18,7 @@ class SourceKind(ConfigEnum):
     folder = "folder"
     hub = "hub"
     scenes = "scenes"
+    moving_scenes = "moving_scenes"
 
 
 @dataclass(kw_only=True)
@@ -28,21 +30,22 @@ class SourceConfig(BaseConfig):
     """
 
     kind: SourceKind
-    """`jsonl`: a file with one example a line; `folder`: pictures with a .txt or .json beside each; `hub`: a Hugging
-    Face dataset, from files or from the hub; `scenes`: pictures drawn on the spot."""
+    """`jsonl`: a file with one example a line; `folder`: pictures or clips with a .txt or .json beside each; `hub`: a
+    Hugging Face dataset, from files or from the hub; `scenes`: pictures drawn on the spot; `moving_scenes`: clips drawn
+    on the spot."""
 
     path: str | None = None
     """File or folder; for `hub` also a hub id such as `allenai/pixmo-count`, by default that of `fields`. Not used by
-    `scenes`."""
+    what is drawn."""
 
     name: str | None = None
     """What metrics and messages call this source; by default the file's, folder's or field map's name."""
 
     split: str = "train"
-    """Split of a `hub` dataset, or of `scenes` (train or val)."""
+    """Split of a `hub` dataset, or of `scenes` and `moving_scenes` (train or val)."""
 
     subset: str | None = None
-    """Configuration of a `hub` dataset that has several; by default that of `fields`."""
+    """Configuration of a `hub` dataset that has several; by default that of `fields`, or all of them together."""
 
     fields: str | None = None
     """Field map of a `hub` dataset: which columns mean what. One of the names in `olmo.data.field_maps.FIELD_MAPS`."""
@@ -51,8 +54,8 @@ class SourceConfig(BaseConfig):
     """Columns of a `hub` dataset that has no field map, by what they hold: `{image: img, question: q, answer: a}`."""
 
     image_root: str | None = None
-    """Folder that relative picture paths start from (by default the folder of `path`), or where `molmo data download`
-    put the pictures of a dataset that names them by URL."""
+    """Folder that relative paths of pictures, videos and subtitles start from (by default that of `path`), or where
+    `molmo data download` put the pictures of a dataset that names them by URL."""
 
     style: str | None = None
     """Style of the examples that name none; for `fields` it takes the place of the field map's."""
@@ -90,6 +93,9 @@ class SourceConfig(BaseConfig):
     scenes: ScenesConfig | None = None
     """How `scenes` are drawn; by default as `ScenesConfig` says."""
 
+    moving_scenes: MovingScenesConfig | None = None
+    """How `moving_scenes` are drawn; by default as `MovingScenesConfig` says."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, low in (
@@ -115,6 +121,7 @@ class SourceConfig(BaseConfig):
         """Refuse fields that this kind would ignore, because whoever wrote them expects an effect."""
         of_kind = {
             "scenes": SourceKind.scenes,
+            "moving_scenes": SourceKind.moving_scenes,
             "fields": SourceKind.hub,
             "columns": SourceKind.hub,
             "subset": SourceKind.hub,
@@ -140,7 +147,7 @@ class SourceConfig(BaseConfig):
                 raise OLMoConfigurationError(
                     f"{self.fields} has conversations of several styles; leave it out", "style"
                 )
-        elif self.kind is SourceKind.scenes:
+        elif self.kind in (SourceKind.scenes, SourceKind.moving_scenes):
             given = [n for n in ("path", "image_root", "style") if getattr(self, n) is not None]
             if given:
                 raise OLMoConfigurationError("scenes are drawn, not read; leave it out", given[0])
@@ -154,7 +161,9 @@ class SourceConfig(BaseConfig):
             raise OLMoConfigurationError(
                 "names no column with text; give question and answer, messages, or label and points", "columns"
             )
-        if "image" in self.columns and "images" in self.columns:
-            raise OLMoConfigurationError("give image or images, not both", "columns")
+        if len(shown := [role for role in ("image", "images", "video") if role in self.columns]) > 1:
+            raise OLMoConfigurationError(f"give {shown[0]} or {shown[1]}, not both", "columns")
+        if "video" not in self.columns and (of_video := {"start_s", "end_s", "subtitles"} & set(self.columns)):
+            raise OLMoConfigurationError(f"{min(of_video)} goes with video", "columns")
         if (self.group_size or 1) > 1:
             raise OLMoConfigurationError("goes with 'fields'; with 'columns' each row is an example", "group_size")

@@ -22,6 +22,9 @@ WINDOW_BATCHES = 4
 
 Inputs = dict[str, Any]
 Prepare = Callable[[Mapping[str, Any]], Inputs]
+Collate = Callable[[list[Inputs]], Inputs]
+Respond = Callable[[ModelBase, Collate, list[Inputs]], list[str]]
+"""The texts of one batch: model, what makes a batch, and prepared requests."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,14 @@ class BulkAnswer:
         text: what the model answered.
         image_sizes: (width, height) of each picture of the request, px.
         n_prompt_tokens: length of the prompt, pictures included.
+        frame_seconds: times of the frames that were shown of each video, from the start of the part that was meant.
     """
 
     index: int
     text: str
     image_sizes: tuple[tuple[int, int], ...] = ()
     n_prompt_tokens: int = 0
+    frame_seconds: tuple[tuple[float, ...], ...] = ()
 
 
 def answer_all(
@@ -49,6 +54,7 @@ def answer_all(
     batch_size: int = 16,
     on_done: Callable[[BulkAnswer], None] | None = None,
     n_workers: int = 0,
+    respond: Respond | None = None,
 ) -> list[str]:
     """Generate an answer to each request.
 
@@ -62,6 +68,7 @@ def answer_all(
         batch_size: requests decoded together, at least 1. A batch that does not fit the device's memory is halved.
         on_done: is called with each answer when its batch is done, in no particular order.
         n_workers: threads that prepare the next window while the model works; 0 prepares in between.
+        respond: makes the texts of a batch in another way than by generating them; `generation` is its own matter then.
 
     Returns:
         Texts in the order of `examples`.
@@ -76,14 +83,14 @@ def answer_all(
         raise OLMoInputError(f"n_workers={n_workers} is out of range; allowed: 0 and up")
     prepare = model.config.build_preprocessor(for_inference=True)
     collate = model.config.build_collator(include_metadata=False)
-    options = dict(generation or {})
+    respond = respond or generated(generation or {})
     answers: dict[int, str] = {}
     for window in _windows(examples, prepare, batch_size * WINDOW_BATCHES, n_workers):
         # The longest first: a batch that does not fit shows at once, and the next ones need less.
         window.sort(key=lambda numbered: -len(numbered[1]["input_ids"]))
         for start in range(0, len(window), batch_size):
             batch = window[start : start + batch_size]
-            texts = _generate(model, collate, [inputs for _, inputs in batch], options)
+            texts = _respond(respond, model, collate, [inputs for _, inputs in batch])
             for (index, inputs), text in zip(batch, texts, strict=True):
                 answers[index] = text
                 if on_done is not None:
@@ -91,24 +98,37 @@ def answer_all(
     return [answers[i] for i in range(len(answers))]
 
 
-def _generate(
-    model: ModelBase, collate: Callable[[list[Inputs]], Inputs], examples: list[Inputs], options: dict[str, Any]
-) -> list[str]:
+def generated(generation: Mapping[str, Any]) -> Respond:
+    """Texts that a model writes.
+
+    Args:
+        generation: arguments of `model.generate`.
+    """
+    options = dict(generation)
+
+    def respond(model: ModelBase, collate: Collate, examples: list[Inputs]) -> list[str]:
+        return model.generate(**on_device(collate(examples), model), **options).text
+
+    return respond
+
+
+def on_device(batch: Inputs, model: ModelBase) -> Inputs:
+    """A batch where the model is."""
+    return {name: value.to(model.device) for name, value in batch.items()}
+
+
+def _respond(respond: Respond, model: ModelBase, collate: Collate, examples: list[Inputs]) -> list[str]:
     """Texts of one batch; halved where it does not fit the device's memory."""
-    batch = {name: value.to(model.device) for name, value in collate(examples).items()}
     try:
-        return model.generate(**batch, **options).text
+        return respond(model, collate, examples)
     except torch.OutOfMemoryError:
         if len(examples) == 1:
             raise
     # Outside the handler, where the failed call's tensors are still held by the traceback.
-    del batch
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     middle = len(examples) // 2
-    return [
-        text for half in (examples[:middle], examples[middle:]) for text in _generate(model, collate, half, options)
-    ]
+    return [text for half in (examples[:middle], examples[middle:]) for text in _respond(respond, model, collate, half)]
 
 
 def _windows(
@@ -145,5 +165,7 @@ def _prepared(prepare: Prepare, index: int, example: Mapping[str, Any]) -> Input
 
 
 def _answer(index: int, inputs: Inputs, text: str) -> BulkAnswer:
-    sizes = inputs.get("metadata", {}).get("image_sizes", ())
-    return BulkAnswer(index, text, tuple((int(w), int(h)) for w, h in sizes), len(inputs["input_ids"]))
+    metadata = inputs.get("metadata", {})
+    sizes = tuple((int(w), int(h)) for w, h in metadata.get("image_sizes", ()))
+    seconds = tuple(tuple(times) for times in metadata.get("frame_seconds", ()))
+    return BulkAnswer(index, text, sizes, len(inputs["input_ids"]), seconds)

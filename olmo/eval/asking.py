@@ -6,26 +6,38 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from olmo.config import ConfigEnum
 from olmo.data.source import Source
-from olmo.engine.bulk import BulkAnswer, answer_all
+from olmo.engine.bulk import BulkAnswer, answer_all, generated
+from olmo.engine.choosing import likeliest_letters
 from olmo.eval.items import Item, items_of
 from olmo.eval.tasks import EvalTask
 from olmo.models.base import ModelBase
 
 
+class ChooseBy(ConfigEnum):
+    """How a model answers a question with options."""
+
+    text = "text"
+    likelihood = "likelihood"
+
+
 @dataclass(frozen=True, kw_only=True)
 class AskingOptions:
-    """How questions are put to a model; none of it changes greedy answers.
+    """How questions are put to a model; none of it but `choose_by` changes greedy answers.
 
     Attributes:
         batch_size: questions decoded together.
         n_workers: threads that prepare pictures while the model works.
         generation: arguments of `generate` besides `max_new_tokens`, which the task decides.
+        choose_by: `text`: what the model writes counts, also where there are options; `likelihood`: there, the letter
+            that it holds for the likeliest beginning of an answer.
     """
 
     batch_size: int = 16
     n_workers: int = 0
     generation: Mapping[str, Any] | None = None
+    choose_by: ChooseBy = ChooseBy.text
 
 
 def ask(
@@ -67,9 +79,11 @@ def ask(
     def take(answer: BulkAnswer) -> None:
         item = waiting.pop(answer.index)
         size = answer.image_sizes[0] if answer.image_sizes else None
-        on_done(replace(item, reference=item.reference.seen_at(size)), answer.text)
+        seen = replace(item, reference=item.reference.seen_at(size), frame_seconds=answer.frame_seconds)
+        on_done(seen, answer.text)
 
     generation = {"max_new_tokens": task.answer_tokens(), **(options.generation or {})}
+    by_likelihood = options.choose_by is ChooseBy.likelihood
     answer_all(
         model,
         requests(),
@@ -77,4 +91,5 @@ def ask(
         batch_size=options.batch_size,
         on_done=take,
         n_workers=options.n_workers,
+        respond=likeliest_letters(generated(generation)) if by_likelihood else None,
     )

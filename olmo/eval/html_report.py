@@ -1,4 +1,4 @@
-"""One page that shows how an evaluation went: figures, and questions with their pictures, those answered worst first.
+"""One page that shows how an evaluation went: figures, and questions with what they show, those answered worst first.
 
 The page stands alone: pictures are inside it, it loads nothing and runs no script. What a model wrote is shown as text,
 never as markup.
@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from olmo.data.source import Source
+from olmo.eval.report_frames import frame_sheet
 from olmo.eval.runner import EvalResult
 from olmo.eval.scoring import ScoredItem
 from olmo.io import write_atomic
@@ -33,7 +34,8 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70re
 table { border-collapse: collapse } td, th { padding: .15rem .8rem .15rem 0; text-align: left }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 article { display: flex; gap: 1.2rem; border-top: 1px solid #ddd; padding: 1rem 0; flex-wrap: wrap }
-article img { max-width: 400px; height: auto; align-self: flex-start } article div { flex: 1; min-width: 18rem }
+article img { max-width: 400px } article img.frames { max-width: 700px }
+article img { height: auto; align-self: flex-start } article div { flex: 1; min-width: 18rem }
 dt { color: #666; font-size: .85em } dd { margin: 0 0 .6rem; white-space: pre-wrap; overflow-wrap: anywhere }
 .wrong { color: #b3261e } .right { color: #146c2e }
 """
@@ -114,9 +116,15 @@ def _shown(text: str) -> str:
 
 
 def _pictures(one: ScoredItem, source: Source) -> str:
-    """The pictures of a question, points drawn on the first."""
-    images = parse_example(source.at(one.item.row)).images
-    return "".join(_picture(image, one if number == 0 else None) for number, image in enumerate(images))
+    """The pictures of a question, points drawn on the first, or the frames that the model was shown."""
+    shown = parse_example(source.at(one.item.row), takes_video=True)
+    times = one.item.frame_seconds or ((),) * len(shown.videos)
+    sheets = [
+        _image(frame_sheet(video, seconds, shown.start_s, shown.end_s), "frames")
+        for video, seconds in zip(shown.videos, times, strict=True)
+    ]
+    pictures = [_picture(image, one if number == 0 else None) for number, image in enumerate(shown.images)]
+    return "".join([*sheets, *pictures])
 
 
 def _picture(image: Any, one: ScoredItem | None) -> str:
@@ -125,9 +133,14 @@ def _picture(image: Any, one: ScoredItem | None) -> str:
     if one is not None:
         canvas = draw(canvas, parse(one.prediction))
         _draw_truth(canvas, one)
+    return _image(canvas, "picture")
+
+
+def _image(canvas: Image.Image, kind: str) -> str:
     content = io.BytesIO()
     canvas.save(content, format="JPEG", quality=85)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}">'
+    data = base64.b64encode(content.getvalue()).decode()
+    return f'<img class="{kind}" alt="" src="data:image/jpeg;base64,{data}">'
 
 
 def _draw_truth(canvas: Image.Image, one: ScoredItem) -> None:

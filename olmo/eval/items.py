@@ -1,7 +1,7 @@
 """From a raw example to questions with what is known to be right: what is asked goes one way, the answer another.
 
 Any example that can be trained on can be evaluated: its last answer becomes the reference. Several conversations about
-one picture become several questions.
+one picture or video become several questions.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from olmo.engine.choosing import N_OPTIONS
 from olmo.eval.reference import Reference
-from olmo.preprocessing.messages import Conversation, Message, Role, parse_example
+from olmo.preprocessing.messages import Conversation, Example, Message, Role, parse_example
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Item:
         request: what a preprocessor takes; holds no answer.
         prompt: the question for people to read, options below it.
         reference: what is right.
+        frame_seconds: times of the frames that were shown of each video, once it was asked; empty for pictures.
     """
 
     row: int
@@ -33,6 +35,7 @@ class Item:
     request: dict[str, Any]
     prompt: str
     reference: Reference
+    frame_seconds: tuple[tuple[float, ...], ...] = ()
 
     @property
     def key(self) -> tuple[int, int]:
@@ -52,13 +55,16 @@ def items_of(example: Mapping[str, Any], row: int, style: str | None = None, pla
     Raises:
         OLMoInputError: not an example.
     """
-    parsed = parse_example(example)
+    parsed = parse_example(example, takes_video=True)
     items = []
     for number, conversation in enumerate(parsed.conversations):
         if style is not None:
             conversation = replace(conversation, style=style)
         metadata = {**parsed.metadata, "question_index": number}
-        request = {**_request(parsed.images, conversation), "metadata": {"place": place or f"row {row}"}}
+        # Source and row decide which frames are drawn at random.
+        own: dict[str, Any] = {key: value for key, value in parsed.metadata.items() if key in ("source", "row")}
+        asked: dict[str, Any] = {**own, "place": place or f"row {row}", N_OPTIONS: len(conversation.options)}
+        request = {**_request(parsed, conversation), "metadata": asked}
         reference = _reference(conversation, metadata)
         items.append(Item(row, number, len(parsed.conversations), request, _prompt(conversation), reference))
     return items
@@ -70,15 +76,18 @@ def _asked(conversation: Conversation) -> tuple[Message, ...]:
     return messages[:-1] if messages[-1].role is Role.assistant else messages
 
 
-def _request(images: tuple[Any, ...], conversation: Conversation) -> dict[str, Any]:
+def _request(parsed: Example, conversation: Conversation) -> dict[str, Any]:
     request: dict[str, Any] = {
         "messages": [{"role": m.role.value, "content": m.text} for m in _asked(conversation)],
         "style": conversation.style,
         "label": conversation.label,
         "options": list(conversation.options) or None,
     }
-    if images:
-        request["images"] = list(images)
+    if parsed.images:
+        request["images"] = list(parsed.images)
+    if parsed.videos:
+        request["videos"] = list(parsed.videos)
+        request |= {"start_s": parsed.start_s, "end_s": parsed.end_s, "subtitles": parsed.subtitles}
     return {name: value for name, value in request.items() if value is not None}
 
 

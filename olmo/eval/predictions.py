@@ -34,7 +34,8 @@ class Prediction:
         n_questions: how many the row has.
         prompt: the question.
         prediction: the answer.
-        image_size: (width, height) of the first picture, px, or None.
+        image_size: (width, height) of the first picture or frame, px, or None.
+        frame_seconds: times of the frames that were shown of each video; empty for pictures.
     """
 
     row: int
@@ -43,6 +44,7 @@ class Prediction:
     prompt: str
     prediction: str
     image_size: tuple[int, int] | None = None
+    frame_seconds: tuple[tuple[float, ...], ...] = ()
 
 
 class Predictions:
@@ -109,7 +111,10 @@ class Predictions:
     def add(self, prediction: Prediction) -> None:
         """Write one answer, inside a `with` block; it is in the file when this returns."""
         self.found[prediction.row, prediction.question] = prediction
-        self._file.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
+        values = asdict(prediction)
+        if not prediction.frame_seconds:
+            del values["frame_seconds"]
+        self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
         self._file.flush()
 
 
@@ -153,6 +158,7 @@ def _read_line(line: str, where: str) -> Prediction:
     try:
         values = json.loads(line)
         size = values.pop("image_size", None)
+        values["frame_seconds"] = tuple(tuple(map(float, times)) for times in values.pop("frame_seconds", ()))
         prediction = Prediction(**values, image_size=None if size is None else (int(size[0]), int(size[1])))
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise OLMoInputError(

@@ -12,7 +12,7 @@ from typing import Any
 from olmo import __version__
 from olmo.data.source import Source
 from olmo.data.source_config import SourceConfig
-from olmo.eval.asking import AskingOptions, ask
+from olmo.eval.asking import AskingOptions, ChooseBy, ask
 from olmo.eval.items import Item, items_of
 from olmo.eval.metrics.caption import CaptionJudge
 from olmo.eval.metrics.named import Metric
@@ -22,8 +22,14 @@ from olmo.eval.tasks import EvalTask, metrics_of, task_of
 from olmo.exceptions import OLMoInputError
 from olmo.io import write_atomic
 from olmo.models.base import ModelBase
+from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
 
 METRICS_FILE = "metrics.json"
+VIDEO_SETTINGS = (
+    *("max_frames", "frame_sampling", "frame_sampling_seed", "max_fps", "frame_resolution", "candidate_frames"),
+    *("time_mode", "pooling_h", "pooling_w", "high_res_every", "high_res_pooling", "subtitle_mode"),
+)
+"""Fields of a `VideoOlmoConfig` that decide answers about videos, whatever the weights."""
 
 Progress = Callable[[int, int], None]
 """Is told how many rows are done, and of how many."""
@@ -171,7 +177,12 @@ def _score_answered(
                         f"{place}: {predictions.path} answers {prediction.prompt!r:.60}, but the question is now "
                         f"{item.prompt!r:.60}; the data has changed, start anew with --fresh"
                     )
-                seen = replace(item, request={}, reference=item.reference.seen_at(prediction.image_size))
+                seen = replace(
+                    item,
+                    request={},
+                    reference=item.reference.seen_at(prediction.image_size),
+                    frame_seconds=prediction.frame_seconds,
+                )
                 scored.append(_slim(score_item(seen, prediction.prediction, metrics, place)))
     return scored
 
@@ -197,7 +208,8 @@ def _ask_the_rest(
     def take(item: Item, text: str) -> None:
         nonlocal n_done
         size = item.reference.image_size
-        predictions.add(Prediction(item.row, item.question, item.n_questions, item.prompt, text, size))
+        asked = (item.row, item.question, item.n_questions, item.prompt)
+        predictions.add(Prediction(*asked, text, size, item.frame_seconds))
         scored.append(_slim(score_item(item, text, metrics, source.place(item.row))))
         n_done += predictions.is_answered(item.row)
         if progress is not None:
@@ -220,7 +232,7 @@ def _slim(scored: ScoredItem) -> ScoredItem:
 def _settings(model: ModelBase, task: EvalTask, options: AskingOptions) -> Mapping[str, Any]:
     """What decides the answers. The number of rows does not: asking more of them goes on."""
     data = task.source.asdict() if isinstance(task.source, SourceConfig) else {"name": task.source.name}
-    return {
+    settings = {
         "task": task.name,
         "weights": weights_fingerprint(model),
         "data": {key: value for key, value in data.items() if value not in (None, [], {})},
@@ -228,6 +240,12 @@ def _settings(model: ModelBase, task: EvalTask, options: AskingOptions) -> Mappi
         "generation": {"max_new_tokens": task.answer_tokens(), **(options.generation or {})},
         "olmo": __version__,
     }
+    if isinstance(model.config, VideoOlmoConfig):  # what is shown of a video is a matter of settings, not of weights
+        values = model.config.asdict()
+        settings["video"] = {name: values[name] for name in VIDEO_SETTINGS}
+    if options.choose_by is not ChooseBy.text:
+        settings["choose_by"] = options.choose_by.value
+    return settings
 
 
 def _require_rows(task: EvalTask, source: Source) -> None:

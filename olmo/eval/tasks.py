@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from olmo.data.source import Source, find_path, open_source
 from olmo.data.source_config import SourceConfig, SourceKind
+from olmo.data.videos import has_video
 from olmo.eval.metrics.caption import CaptionJudge
 from olmo.eval.metrics.named import METRICS, Metric, metric_named
 from olmo.eval.scene_test import SceneTest
-from olmo.exceptions import OLMoConfigurationError
+from olmo.exceptions import OLMoConfigurationError, OLMoInputError
+
+N_LOOKED_AT = 64
+"""Rows of a file that are looked at to see whether a task shows videos; what is drawn tells by its first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,15 @@ class EvalTask:
         """Rows of `source` that are asked about."""
         return len(source) if self.limit is None else min(self.limit, len(source))
 
+    def shows_video(self, source: Source) -> bool:
+        """Whether one of the first rows of `source` shows a video; rows that cannot be read are told of later."""
+        n_looked_at = N_LOOKED_AT if isinstance(self.source, SourceConfig) else 1
+        for row in range(min(self.n_rows(source), n_looked_at)):
+            with suppress(OLMoInputError):
+                if has_video(source.at(row)):
+                    return True
+        return False
+
     def answer_tokens(self) -> int:
         """Most tokens of an answer."""
         return self.max_new_tokens or max(METRICS[name].max_new_tokens for name in self.metrics)
@@ -72,6 +86,12 @@ _ALL = (
     _hub("pixmo_count", "counting things in photographs", ["count"], "test"),
     _hub("pixmo_points", "pointing in photographs, by nearness", ["points"], "train"),
     _hub("pixmo_cap", "long captions, by common words", ["caption_words"], "train"),
+    _hub("mvbench", "twenty kinds of questions about videos, multiple choice", ["choice_by_kind"], "train"),
+    _hub("next_qa", "causes and order in videos, multiple choice", ["choice_by_kind"], "test"),
+    _hub("next_qa_open", "the same in a word or two, by common words", ["words"], "test"),
+    _hub("perception_test", "memory, physics, meaning of videos, multiple choice", ["choice_by_kind"], "validation"),
+    _hub("video_mme", "videos of seconds to an hour, multiple choice", ["choice_by_kind"], "test"),
+    _hub("video_mme_subtitles", "the same with subtitles", ["choice_by_kind"], "test"),
 )
 TASKS: dict[str, EvalTask] = {task.name: task for task in _ALL}
 """Every task by its name. Data sets of the hub are taken from its cache, or from a folder that you name."""
@@ -117,7 +137,7 @@ def task_of(text: str, base_dir: str | Path | None = None) -> EvalTask:
 def with_data(
     task: EvalTask, path: str | None = None, image_root: str | None = None, split: str | None = None
 ) -> EvalTask:
-    """The same task on other data: a folder or file of the same columns, another split, pictures kept elsewhere.
+    """The same task on other data: a folder or file of the same columns, another split, files kept elsewhere.
 
     Raises:
         OLMoConfigurationError: the task draws its pictures itself.

@@ -10,9 +10,12 @@ from olmo.config import read_config_file
 from olmo.exceptions import OLMoConfigurationError
 from olmo.io import resolve_model_folder
 from olmo.models.base import ModelBase
+from olmo.models.molmo.load import native_config, released_config
 from olmo.models.molmo.molmo import Molmo
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.video_olmo.video_olmo import VideoOlmo
+from olmo.nn.vision_config import ImagePooling
+from olmo.preprocessing.video.video_spec import AUTO_RESOLUTION
 
 MODELS: dict[str, type[ModelBase]] = {"molmo": Molmo, "video_olmo": VideoOlmo}
 """Every model class by its `model_name`."""
@@ -43,20 +46,50 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> MolmoConfig:
     return model_class(str(name)).config_class.load(path, overrides)
 
 
-def from_pretrained(model: str | Path, *, revision: str | None = None, **options: Any) -> ModelBase:
+def from_pretrained(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    for_video: bool = False,
+    overrides: Sequence[str] = (),
+    **options: Any,
+) -> ModelBase:
     """A model of whatever variant a folder or a hub repository holds, with its weights.
 
     Args:
         model: folder (native or released layout) or hub id.
         revision: branch, tag or commit on the hub.
-        **options: `dtype`, `device`, `overrides`, `trust_remote_code`, as in `ModelBase.from_pretrained`.
+        for_video: load a Molmo as a VideoOlmo, whose frames are as large as the context allows; on pictures it stays
+            that Molmo. Other variants are loaded as what they are.
+        overrides: dotted changes of the configuration.
+        **options: `dtype`, `device`, `trust_remote_code`, as in `ModelBase.from_pretrained`.
 
     Raises:
         OLMoCheckpointError: not found, incomplete, damaged, or of a layout that is not known.
         OLMoConfigurationError: a variant that is not known here.
     """
     folder = resolve_model_folder(model, revision=revision)
-    name = Molmo.config_class.model_name  # the released layouts are all of this one
-    if (folder / "config.yaml").is_file():
-        name = str(read_config_file(folder).get("model_name", name))
-    return model_class(name).from_pretrained(folder, **options)
+    cls = model_class(saved_model_name(folder))
+    if for_video and cls is Molmo:
+        cls, overrides = VideoOlmo, [*_first_video_settings(folder), *overrides]
+    return cls.from_pretrained(folder, overrides=overrides, **options)
+
+
+def saved_model_name(folder: str | Path) -> str:
+    """The `model_name` of a model folder of either layout; the released layouts are all of Molmo."""
+    if not (Path(folder) / "config.yaml").is_file():
+        return Molmo.config_class.model_name
+    return str(read_config_file(folder).get("model_name", Molmo.config_class.model_name))
+
+
+def _first_video_settings(folder: Path) -> list[str]:
+    """What suits a Molmo that was never set up for videos."""
+    is_native = (folder / "config.yaml").is_file()
+    if not is_native and not (folder / "config.json").is_file():
+        return []  # no model at all; loading says so
+    config = native_config(Molmo, folder) if is_native else released_config(Molmo, folder)
+    settings = [f"frame_resolution={AUTO_RESOLUTION}"]
+    vision = config.vision_backbone
+    if vision is not None and vision.image_pooling_2d is ImagePooling.stack:  # it has weights for these windows only
+        settings += [f"pooling_h={vision.image_pooling_h}", f"pooling_w={vision.image_pooling_w}"]
+    return settings

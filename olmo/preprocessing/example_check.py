@@ -1,8 +1,9 @@
-"""Whether an example can be trained on, without a model: its form, its pictures, its points and its answers."""
+"""Whether an example can be trained on, without a model: its form, what it shows, its points and its answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def check_example(
 
     Args:
         example: as a source gives it.
-        is_decoded: decode the pictures; False only looks whether the files are there.
+        is_decoded: decode the pictures, and count the frames of videos and decode one; False only looks whether the
+            files are there.
         needs_answer: each conversation must end with an answer, or with what one can be written from.
         max_pixels: largest picture; by default that of the preprocessor.
 
@@ -33,7 +35,10 @@ def check_example(
     Raises:
         OLMoInputError: the example cannot be used; the message says why and what to do.
     """
-    parsed = parse_example(example)
+    parsed = parse_example(example, takes_video=True)
+    if parsed.videos:
+        # Reading videos needs torch, which takes seconds to import; rows without videos do not wait for it.
+        import_module("olmo.preprocessing.video_check").check_videos(parsed, is_decoded)
     sizes = [_size_of(image, is_decoded, max_pixels or MolmoPreprocessorConfig().max_pixels) for image in parsed.images]
     first = sizes[0] if sizes else None
     for number, conversation in enumerate(parsed.conversations):

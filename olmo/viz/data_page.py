@@ -13,6 +13,7 @@ from typing import Any
 
 from olmo.preprocessing import points as point_text
 from olmo.preprocessing.preprocessor import Preprocessor
+from olmo.viz.page_frames import FRAME_SECONDS, frames_html
 from olmo.viz.page_pictures import pictures_html
 from olmo.viz.page_tokens import learned_texts, tokens_html
 from olmo.viz.seen_example import SeenExample
@@ -34,6 +35,7 @@ th:first-child, td:first-child, th:last-child, td:last-child { text-align: left;
 figure { margin: 0; } img { display: block; max-width: 100%; border: 1px solid #ccd2db; }
 .picture-row { display: flex; flex-wrap: wrap; gap: 1rem; margin: .75rem 0; align-items: flex-start; }
 .tiles { display: grid; gap: 4px; } .tiles img { max-width: 170px; }
+.frames { display: flex; flex-wrap: wrap; gap: 6px; margin: .5rem 0; } .frames img { max-width: 170px; }
 .tokens { font: 13px/1.9 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
   border-left: 4px solid #c5ccd6; padding: .15rem .6rem; margin: .35rem 0; }
 .segment-name { display: block; font-family: system-ui, sans-serif; }
@@ -46,9 +48,9 @@ details { margin: .5rem 0; } pre { white-space: pre-wrap; overflow-wrap: anywher
 """
 
 _LEGEND = """
-<p class="facts">The pictures are those that the encoder gets, with the normalisation undone; dark patches are padding.
-Points are those of the learned answers, drawn on the original. <span class="t learned" style="--w:1">Green</span>
-tokens are learned, the deeper the more they weigh; each is predicted from the token before it.
+<p class="facts">Pictures and frames are those that the encoder gets, with the normalisation undone; dark patches are
+padding. Points are those of the learned answers, drawn on the original. <span class="t learned" style="--w:1">Green
+</span> tokens are learned, the deeper the more they weigh; each is predicted from the token before it.
 <span class="t special">Violet</span> ones are special tokens. Point at a token to see its position, id and weight.
 Several conversations on one picture stand in blocks: the tokens of each see what is shared and their own, never those
 of another. Wordings and prefixes are drawn as in training, with the seed above.</p>
@@ -117,8 +119,11 @@ def _section(number: int, example: SeenExample, preprocess: Preprocessor) -> str
     texts = learned_texts(example.inputs, preprocess.tokenizer)
     if example.n_crops:
         assert preprocess.image_spec is not None, "the preprocessor refuses pictures otherwise"
-        points = [point for text in texts for point in point_text.parse(text)]
-        parts.append(pictures_html(example.inputs, points, preprocess.image_spec, preprocess.config))
+        if FRAME_SECONDS in example.inputs["metadata"]:
+            parts.append(frames_html(example.inputs, preprocess.image_spec))
+        else:
+            points = [point for text in texts for point in point_text.parse(text)]
+            parts.append(pictures_html(example.inputs, points, preprocess.image_spec, preprocess.config))
     parts.append(tokens_html(example.inputs, preprocess.tokenizer))
     answers = "\n\n".join(html.escape(text) for text in texts)
     parts.append(f"<details><summary>answers to learn ({len(texts)})</summary><pre>{answers}</pre></details>")
@@ -130,7 +135,7 @@ def _facts(example: SeenExample) -> str:
         f"{example.n_tokens} tokens",
         f"{example.n_learned} learned",
         f"weight {example.weight:.4g}",
-        f"{example.n_crops} crops",
+        f"{example.n_crops} {'frames' if FRAME_SECONDS in (example.inputs or {})['metadata'] else 'crops'}",
     ]
     styles = _styles(example)
     return " &middot; ".join([*facts, *([html.escape(f"style {styles}")] if styles else [])])

@@ -12,13 +12,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from clips import clip_frames, save_clip
 from PIL import Image
 from safetensors.torch import save_file
 from untrained import save_tiny_model
 
 from olmo.cli.main import run
 from olmo.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, KEY_PREFIX
-from olmo.models.molmo.molmo import Molmo
+from olmo.models.base import ModelBase
+from olmo.models.video_olmo.video_olmo import VideoOlmo
 
 
 class Result(NamedTuple):
@@ -46,6 +48,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_tiny_model(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_video(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as one that takes videos, six frames of each."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-video"
+    VideoOlmo.from_pretrained(tiny, overrides=["max_frames=6"]).save_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """An animated WebP of 12 frames, 4 a second, in which a square moves."""
+    return save_clip(clip_frames(), tmp_path / "clip.webp", ".webp")
 
 
 @pytest.fixture
@@ -76,11 +92,11 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict]]:
     def install(*pieces: str) -> list[dict]:
         calls: list[dict] = []
 
-        def stream(self: Molmo, **inputs: object) -> Iterator[str]:
+        def stream(self: ModelBase, **inputs: object) -> Iterator[str]:
             calls.append({**inputs, "text": self.tokenizer.decode(inputs["input_ids"].tolist())})
             yield from pieces
 
-        monkeypatch.setattr(Molmo, "stream", stream)
+        monkeypatch.setattr(ModelBase, "stream", stream)
         return calls
 
     return install

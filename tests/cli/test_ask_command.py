@@ -12,6 +12,7 @@ from untrained import POINTS
 
 import olmo.cli.session
 from olmo.cli.main import EXIT_BUG
+from olmo.models.base import ModelBase
 from olmo.models.molmo.molmo import Molmo
 
 SHORT = ("--max-new-tokens", 3)
@@ -63,9 +64,7 @@ def test_a_seed_repeats_an_answer(molmo, tiny):
 
 def test_dtype_and_device_reach_the_weights(molmo, tiny, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        olmo.cli.session.Molmo, "stream", lambda self, **_: seen.append((self.dtype, self.device.type)) or iter("x")
-    )
+    monkeypatch.setattr(ModelBase, "stream", lambda self, **_: seen.append((self.dtype, self.device.type)) or iter("x"))
     assert molmo("ask", "hi", "--model", tiny, "--dtype", "bfloat16", "--device", "cpu").code == 0
     assert [(str(dtype), device) for dtype, device in seen] == [("torch.bfloat16", "cpu")]
 
@@ -180,7 +179,7 @@ def assert_one_error(result, expected: str) -> None:
 def test_a_bad_picture_is_one_line_before_the_model_is_loaded(
     molmo, picture, tmp_path, monkeypatch, name, content, expected
 ):
-    monkeypatch.setattr(olmo.cli.session.Molmo, "from_pretrained", lambda *a, **k: pytest.fail("loaded the model"))
+    monkeypatch.setattr(olmo.cli.session, "from_pretrained", lambda *a, **k: pytest.fail("loaded the model"))
     if content == "cut":
         content = picture.read_bytes()[:1000]
     elif content == "bomb":
@@ -246,7 +245,7 @@ def test_a_cut_shard_is_one_line(molmo, tiny, tmp_path):
 
 
 def test_our_own_bugs_ask_for_a_report(molmo, tiny, monkeypatch):
-    monkeypatch.setattr(olmo.cli.session.Molmo, "stream", lambda self, **_: {}["x"])
+    monkeypatch.setattr(ModelBase, "stream", lambda self, **_: {}["x"])
     result = molmo("ask", "hi", "--model", tiny)
     assert result.code == EXIT_BUG
     assert result.err.startswith("error: KeyError") and "MOLMO_DEBUG=1" in result.err and result.err.count("\n") == 1
@@ -262,7 +261,7 @@ def test_an_adapter_answers_with_the_model_it_was_made_for(molmo, tiny, adapter,
         seen.append(self.state_dict()["llm.blocks.0.mlp.ff_out.weight"])
         yield "yes"
 
-    monkeypatch.setattr(Molmo, "stream", stream)
+    monkeypatch.setattr(ModelBase, "stream", stream)
     chosen = ("--model", tiny) if names_model else ()
     result = molmo("ask", picture, "What?", *chosen, "--adapter", adapter, "--json")
     assert result.code == 0 and json.loads(result.out)["model"] == str(tiny)

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from olmo.models.auto import from_pretrained
 from olmo.models.molmo import native_release
 from olmo.models.molmo.molmo import Molmo
+from olmo.models.video_olmo.video_olmo import VideoOlmo
 
 
 def assert_same_weights(a: Molmo, b: Molmo) -> None:
@@ -113,3 +115,12 @@ def test_an_adapter_is_merged_on_the_way(molmo, tiny, adapter, tmp_path):
     missing = molmo("convert", tiny, tmp_path / "other", "--to", "native", "--merge-adapter", tmp_path)
     assert missing.code == 1 and "give the folder of an adapter" in missing.err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_video_model_stays_one(molmo, tiny_video, tmp_path):
+    assert molmo("convert", tiny_video, tmp_path / "copy", "--to", "native", "--dtype", "float32").code == 0
+    copy = from_pretrained(tmp_path / "copy")
+    assert isinstance(copy, VideoOlmo) and copy.config.max_frames == 6
+    assert_same_weights(copy, from_pretrained(tiny_video))
+    result = molmo("convert", tiny_video, tmp_path / "hf", "--to", "hf")
+    assert result.code == 1 and "no released layout for VideoOlmo" in result.err

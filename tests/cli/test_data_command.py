@@ -8,6 +8,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from small_clips import write_clip
 
 from olmo.cli import data
 from olmo.data.pictures import downloaded_file
@@ -97,7 +98,7 @@ def test_a_folder_of_pictures(molmo, tmp_path, picture):
     (tmp_path / "other.png").write_bytes(picture.read_bytes())
     result = molmo("data", "check", tmp_path)
     assert result.code == 0
-    assert f"{tmp_path.name}: 1 rows, 0 bad" in result.out and "1 pictures have no .txt or .json" in result.out
+    assert f"{tmp_path.name}: 1 rows, 0 bad" in result.out and "1 files have no .txt or .json" in result.out
 
 
 def test_every_source_of_a_recipe(molmo, rows, tmp_path):
@@ -168,3 +169,22 @@ def test_pictures_of_a_dataset(molmo, web, tmp_path, picture):
     assert "1 were there" in molmo("data", "download", path, tmp_path / "p", *arguments).out
     checked = molmo("data", "check", path, "--fields", "pixmo_cap", "--image-root", tmp_path / "p")
     assert checked.code == 0 and "pixmo_cap: 1 rows, 0 bad" in checked.out and "1 rows are left out" in checked.out
+
+
+def test_check_finds_broken_videos(molmo, tmp_path):
+    write_clip(tmp_path / "good.mp4")
+    whole = write_clip(tmp_path / "cut.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 3])
+    (tmp_path / "text.mp4").write_text("no video at all " * 40)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    names = ("good", "cut", "text", "empty", "missing")
+    rows = [{"video": f"{name}.mp4", "question": "What?", "answer": "A square."} for name in names]
+    rows.append({**rows[0], "start_s": 60})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = molmo("data", "check", tmp_path / "rows.jsonl")
+    assert result.code == 1 and "rows: 6 rows, 5 bad" in result.out, result.out
+    for number, said in ((2, "cut.mp4"), (3, "text.mp4"), (4, "is empty"), (5, "does not exist"), (6, "60")):
+        (line,) = (line for line in result.out.splitlines() if line.startswith(f"{tmp_path / 'rows.jsonl'}:{number}:"))
+        assert said in line
+    quick = molmo("data", "check", tmp_path / "rows.jsonl", "--quick")
+    assert "6 rows, 1 bad" in quick.out

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
 import yaml
+from small_clips import write_clip
 from untrained import ROOT
 
 SCENES = {"image_size": 84, "max_kinds": 1, "max_count": 2, "max_objects": 2, "questions_per_scene": 2}
@@ -63,3 +65,30 @@ def test_a_recipe_shows_what_its_run_learns_from(molmo, tmp_path):
 def test_a_missing_file_is_one_line(molmo, tmp_path):
     result = molmo("data", "show", tmp_path / "none.jsonl")
     assert (result.code, result.out) == (1, "") and "none.jsonl" in result.err
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """A file with a clip, a part of one, and a picture's question without picture."""
+    write_clip(tmp_path / "clip.gif", n=8)
+    lines = [
+        {"video": "clip.gif", "question": "what moves?", "answer": "a square"},
+        {"video": "clip.gif", "start_s": 1, "question": "what moves?", "answer": "the same square"},
+        {"question": "what is red?", "answer": "blood"},
+    ]
+    path = tmp_path / "clips.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_page_shows_frames_with_their_times(molmo, clips, tiny, tiny_video, tmp_path):
+    page = tmp_path / "page.html"
+    result = molmo("data", "show", clips, "--model", tiny_video, "-o", page)
+    assert (result.code, result.out) == (0, f"{page}: 3 examples\n")
+    text = page.read_text()
+    times = [float(time) for time in re.findall(r"<figcaption>([0-9.]+) s: \d+ tokens", text)]
+    assert len(times) == 6 + 4 and times[:6] == sorted(times[:6]) and times[5] == 1.75
+    assert times[6:] == [0.0, 0.25, 0.5, 0.75], "times of the part that is meant"
+    assert "6 frames" in text and "the same square" in text and 'class="t learned"' in text
+    assert molmo("data", "show", clips, "--model", tiny, "-o", page).out == f"{page}: 3 examples\n"
+    assert "8 frames" in page.read_text(), "a model of pictures becomes one of videos with its usual settings"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_clips import write_clip
 
 
 @pytest.fixture
@@ -70,3 +71,28 @@ def test_captions_with_a_judge(
     )  # fmt: skip
     assert given.code == 0, given.err
     assert "cap_f1/f1" in json.loads(given.out)["scores"]
+
+
+def test_a_molmo_is_asked_about_videos(molmo: Callable, tiny: Path, tmp_path: Path) -> None:
+    """A model of pictures takes videos where the task has some, with the frames that are asked for."""
+    write_clip(tmp_path / "clip.gif", n=8)
+    row = {"video": "clip.gif", "question": "Which?", "options": ["cat", "dog"], "answer_idx": 0}
+    (tmp_path / "clips.jsonl").write_text(json.dumps(row) + "\n")
+    common = ("eval", tiny, f"{tmp_path / 'clips.jsonl'}:choice_by_kind", "-o", tmp_path / "out", "--json")
+    done = molmo(*common, "--max_frames=2", "--frame_sampling=adaptive", "--max-fps", 2)
+    assert done.code == 0, done.err
+    folder = tmp_path / "out" / "tiny" / "clips"
+    (line,) = (folder / "predictions.jsonl").read_text().splitlines()
+    assert len(json.loads(line)["frame_seconds"][0]) == 2
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["video"]["frame_sampling"] == "adaptive" and settings["video"]["max_fps"] == 2
+    assert 'class="frames"' in (folder / "report.html").read_text()
+    likely = molmo(*common, "--max-frames", 2, "--frame-sampling", "uniform", "--choose-by", "likelihood", "--fresh")
+    assert json.loads(likely.out)["scores"]["choice_by_kind/named"] == 1.0
+    assert json.loads((folder / "predictions.jsonl").read_text())["prediction"] in ("A", "B")
+
+
+def test_options_of_videos_need_a_video(molmo: Callable, tiny: Path, mine: Path) -> None:
+    refused = molmo("eval", tiny, f"{mine}:exact", "--max-frames", 4)
+    assert refused.code == 2 and "--max-frames" in refused.err and "none has one" in refused.err
+    assert "frame_sampling" in molmo("eval", "nowhere", "scenes", "--frame_sampling", "often").err

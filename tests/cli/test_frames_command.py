@@ -64,7 +64,7 @@ def test_a_real_file(molmo, tmp_path, monkeypatch):
     ("arguments", "code", "message"),
     [
         (["none.mp4"], 1, "does not exist"),
-        (["clip.npz", "-o", "sheet.gif"], 1, "cannot write a picture to 'sheet.gif'"),
+        (["clip.npz", "-o", "sheet.gif"], 1, "cannot save a picture as 'sheet.gif'"),
         (["clip.npz", "--frame-sampling", "fps"], 2, "uniform"),
         (["clip.npz", "--max-frames", "0"], 2, "max-frames"),
         (["clip.npz", "--start", "99"], 1, "no frame from 99 s"),

@@ -85,3 +85,9 @@ def test_only_the_configuration_comes_from_the_hub(molmo, tiny, monkeypatch):
     monkeypatch.setattr("olmo.cli.model_config.snapshot_download", snapshot_download)
     assert molmo("info", "tiny/molmo", "--json").code == 0
     assert asked == [("tiny/molmo", ["config.yaml", "config.json", "preprocessor_config.json"])]
+
+
+def test_a_video_model(molmo, tiny, tiny_video):
+    facts, plain = (json.loads(molmo("info", folder, "--json").out) for folder in (tiny_video, tiny))
+    assert facts["model_name"] == "video_olmo"
+    assert (facts["parameters"], facts["picture_tokens"]) == (plain["parameters"], plain["picture_tokens"])

@@ -17,7 +17,7 @@ def test_the_answer_goes_one_way_and_the_question_the_other() -> None:
     assert item.key == (3, 0) and item.n_questions == 1 and item.prompt == "What?"
     assert item.request["messages"] == [{"role": "user", "content": "What?"}]
     assert item.request["style"] == "vqa2" and item.request["images"] == [PICTURE]
-    assert item.request["metadata"] == {"place": "mine.jsonl:4"}
+    assert item.request["metadata"] == {"place": "mine.jsonl:4", "n_options": 0}
     assert item.reference.answers == ("A cat.",)
     assert item.reference.metadata == {"id": 7, "question_index": 0}
     assert "A cat." not in str({k: v for k, v in item.request.items() if k != "images"})
@@ -49,6 +49,17 @@ def test_options_points_and_styles() -> None:
     assert item.request["style"] == "vqa2" and item.reference.answers == ("a", "b")
     with pytest.raises(OLMoInputError, match="message"):
         items_of({"image": PICTURE}, row=0)
+
+
+def test_a_video_goes_with_its_part_and_its_subtitles() -> None:
+    example = {"video": "a.mp4", "start_s": 1, "end_s": 2.5, "subtitles": "a.srt", "question": "?", "answer": "!"}
+    (item,) = items_of({**example, "metadata": {"source": "clips", "row": 4, "secret": 1}}, row=4)
+    assert item.request["videos"] == ["a.mp4"] and "images" not in item.request
+    assert [item.request[key] for key in ("start_s", "end_s", "subtitles")] == [1, 2.5, "a.srt"]
+    known = {"source": "clips", "row": 4, "place": "row 4", "n_options": 0}
+    assert item.request["metadata"] == known, "source and row seed random frames"
+    (item,) = items_of({"video": "a.mp4", "question": "?", "answer": "!"}, row=0)
+    assert "start_s" not in item.request and "subtitles" not in item.request
 
 
 def test_places_are_percent() -> None:

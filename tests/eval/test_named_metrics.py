@@ -26,6 +26,7 @@ def test_every_metric_gives_its_main_figure_for_a_right_answer() -> None:
         "clock": ("10:09", {"answers": ("10:09",)}),
         "json": ("[1]", {"answers": ("[1]",)}),
         "choice": ("B", {"options": ("cat", "dog"), "answer_idx": 1}),
+        "choice_by_kind": ("B", {"options": ("cat", "dog"), "answer_idx": 1}),
         "ai2d": ("dog", {"options": ("cat", "dog"), "answers": ("dog",)}),
         "cap_f1": ("A cat sits.", {"answers": ("A cat sits.",)}),
     }
@@ -34,6 +35,26 @@ def test_every_metric_gives_its_main_figure_for_a_right_answer() -> None:
         metric = metric_named(name, WordJudge())
         scored = score_item(Item(0, 0, 1, {}, "?", Reference(**known)), text, [metric], "here")
         assert summarise([scored], [metric])[0][f"{name}/{metric.main}"] == 1.0, name
+
+
+def test_kinds_of_questions_are_told_apart() -> None:
+    options = {"options": ("cat", "dog"), "answer_idx": 1}
+    long = score("choice_by_kind", "B", **options, metadata={"duration": "Long Video", "area": "memory"})
+    assert long == {"accuracy": 1.0, "named": 1.0, "accuracy_long_video": 1.0}
+    metric = metric_named("choice_by_kind")
+    kinds = ["short"] * 3 + ["long"]
+    items = [Item(i, 0, 1, {}, "?", Reference(**options, metadata={"duration": kind})) for i, kind in enumerate(kinds)]
+    scored = [score_item(item, "B" if item.row < 3 else "A", [metric], "here") for item in items]
+    means, counts = summarise(scored, [metric])
+    assert means["choice_by_kind/accuracy"] == 0.75 and means["choice_by_kind/mean_of_kinds"] == 0.5
+    assert counts["choice_by_kind/accuracy_short"] == 3 and means["choice_by_kind/accuracy_long"] == 0.0
+
+
+def test_words_count_by_the_nearest_answer() -> None:
+    found = score("words", "a red ball", answers=("blue box", "red ball"), metadata={"type": "DO"})
+    assert found == {"f1": pytest.approx(0.8), "exact": 0.0, "f1_do": pytest.approx(0.8)}
+    assert score("words", "Red ball", answers=("red ball",)) == {"f1": 1.0, "exact": 1.0}
+    assert score("words", "stone", answers=("red ball",))["f1"] == 0.0
 
 
 def test_who_wrote_the_question_is_told_apart() -> None:

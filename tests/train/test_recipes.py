@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from olmo.models.molmo.molmo import MolmoConfig
+from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
 from olmo.train.train_config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -33,7 +34,7 @@ def test_every_mode_has_a_full_and_a_debug_size() -> None:
     assert {f"{folder}{mode}.yaml" for folder in ("", "debug/") for mode in MODES} <= names
 
 
-MODES = ("pretrain", "multitask", "instruct", "finetune")
+MODES = ("pretrain", "multitask", "instruct", "finetune", "video")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ MODES = ("pretrain", "multitask", "instruct", "finetune")
         ("pretrain", 128, {"epochs": 4.0}, (2e-4, 6e-6, 2e-5), (200, 2000, 2000)),
         ("multitask", 256, {"max_steps": 30_000}, (5e-6, 5e-6, 1e-5), (200, 200, 200)),
         ("instruct", 128, {"max_steps": 2_000}, (5e-6, 5e-6, 1e-5), (200, 200, 200)),
+        ("video", 64, {"max_steps": 8_000}, (5e-6, 5e-6, 1e-5), (200, 200, 200)),
     ],
 )
 def test_full_recipes_have_the_paper_s_numbers(
@@ -76,3 +78,15 @@ def test_fine_tuning_keeps_to_the_documents_practice() -> None:
     assert all(1e-6 <= part.lr <= 1e-5 for part in parts)
     assert config.optimizer.vit.first_step > 0
     assert config.watch.overfitting is not None and config.evaluation is not None
+
+
+def test_video_tuning_mixes_captions_questions_and_choices() -> None:
+    config = TrainConfig.load(CONFIGS / "video.yaml")
+    assert [group.weight for group in config.data.groups] == [0.4, 0.4, 0.2]
+    for group, fields, split in zip(
+        config.data.groups, ("cap", "oe", "mc"), ("caption", "open_ended", "multi_choice"), strict=True
+    ):
+        assert {(source.fields, source.split) for source in group.sources} == {(f"llava_video_{fields}", split)}
+        assert len({source.subset for source in group.sources}) == 8
+    model = MolmoConfig.load(CONFIGS / config.model, config.model_overrides)
+    assert isinstance(model, VideoOlmoConfig) and (model.max_frames, model.frame_sampling) == (16, "uniform")

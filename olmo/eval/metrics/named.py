@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,11 +20,14 @@ from olmo.eval.metrics.mmmu import last_choice, open_answer
 from olmo.eval.metrics.pointing import point_scores
 from olmo.eval.metrics.relaxed import relaxed_accuracy
 from olmo.eval.metrics.scene import scene_scores
-from olmo.eval.metrics.short_answer import contains, exact_match
+from olmo.eval.metrics.short_answer import contains, exact_match, short_answer
 from olmo.eval.reference import Reference
 from olmo.exceptions import OLMoConfigurationError, OLMoInputError
 
 Scores = dict[str, float]
+
+KIND_KEYS = ("category", "duration", "type", "area")
+"""Metadata that tells the kind of a question: in MVBench, Video-MME, NExT-QA and PerceptionTest. The first counts."""
 
 _NO_JUDGE = "cap_f1 needs a judge: --judge module:name, or a CaptionJudge from Python; without one use caption_words"
 
@@ -109,6 +113,31 @@ def _choice(text: str, reference: Reference) -> Scores:
     return {"accuracy": float(is_right), "named": float(choose_option(text, reference.options) is not None)}
 
 
+def _kind(reference: Reference) -> str | None:
+    """What the row says of its kind, as it stands in the name of a figure; None where it says nothing."""
+    found = next((str(reference.metadata[key]) for key in KIND_KEYS if reference.metadata.get(key)), None)
+    return None if found is None else re.sub(r"\W+", "_", found.lower()).strip("_")
+
+
+def _choice_by_kind(text: str, reference: Reference) -> Scores:
+    scores, kind = _choice(text, reference), _kind(reference)
+    return scores if kind is None else {**scores, f"accuracy_{kind}": scores["accuracy"]}
+
+
+def _mean_of_kinds(means: Mapping[str, float]) -> Scores:
+    """MVBench is told as the mean over its kinds, however many questions each has."""
+    of_kinds = [value for key, value in means.items() if key.startswith("accuracy_")]
+    return {"mean_of_kinds": sum(of_kinds) / len(of_kinds)} if of_kinds else {}
+
+
+def _words(text: str, reference: Reference) -> Scores:
+    """Words in common with the nearest answer. Where WUPS knows that a dog is an animal, this does not."""
+    answers, kind = _answers(reference), _kind(reference)
+    score = word_overlap(short_answer(text), answers)
+    scores = {"f1": score, "exact": exact_match(text, answers)}
+    return scores if kind is None else {**scores, f"f1_{kind}": score}
+
+
 def _ai2d(text: str, reference: Reference) -> Scores:
     """As the Molmo paper counts: a row with letters in boxes counts for its kind of box, another for both."""
     scores = _choice(text, reference)
@@ -169,6 +198,8 @@ _ALL = (
     Metric("exact", "accuracy", _of_answers("accuracy", exact_match), 32),
     Metric("contains", "accuracy", _of_answers("accuracy", contains), 64),
     Metric("choice", "accuracy", _choice),
+    Metric("choice_by_kind", "accuracy", _choice_by_kind, join=_mean_of_kinds),
+    Metric("words", "f1", _words, 32),
     Metric("ai2d", "accuracy", _ai2d),
     Metric("mmmu", "accuracy", _mmmu, 448),
     Metric("count", "correct", _count, 192),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,11 +78,16 @@ def native_config(cls: type[ModelBase], folder: Path, overrides: Sequence[str] =
     """
     if cls.config_class is MolmoConfig or not _is_molmo(folder):
         return cls.config_class.load(folder, overrides)
-    values = MolmoConfig.from_dict(read_config_file(folder)).asdict()
-    values.pop("model_name")
-    config = cls.config_class.from_dict(apply_overrides(values, overrides))
+    config = _of_molmo(cls, read_config_file(folder), overrides)
     config.source_dir = folder.resolve()
     return config
+
+
+def _of_molmo(cls: type[ModelBase], values: Mapping[str, Any], overrides: Sequence[str]) -> MolmoConfig:
+    """The configuration of a Molmo as one of `cls`, which may hold together only with the overrides."""
+    plain = MolmoConfig.from_dict(values).asdict()
+    plain.pop("model_name")
+    return cls.config_class.from_dict(apply_overrides(plain, overrides))
 
 
 def _is_molmo(folder: Path) -> bool:
@@ -108,7 +113,10 @@ def released_config(cls: type[ModelBase], folder: Path, overrides: Sequence[str]
     values = config_values_from_hf(
         _read_json(folder / "config.json"), _read_json(processor) if processor.is_file() else None
     )
-    config = cls.config_class.from_dict(values, overrides)
+    if cls.config_class is MolmoConfig:
+        config = MolmoConfig.from_dict(values, overrides)
+    else:
+        config = _of_molmo(cls, values, overrides)
     config.source_dir = folder.resolve()
     return config
 

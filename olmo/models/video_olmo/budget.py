@@ -1,7 +1,9 @@
-"""What a video costs, before anything is run: frames, tokens, and operations of one forward pass."""
+"""What videos cost, before anything is run: frames, tokens, and operations of one forward pass."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from olmo.exceptions import OLMoInputError
@@ -54,15 +56,50 @@ def video_budget(
     room = config.llm.max_sequence_length - 1 - n_text_tokens
     grid = frame_grid(n_frames, spec, image, has_cols, times, room)
     n_tokens = 1 + n_text_tokens + count_frame_tokens(n_frames, grid, spec, has_cols, times)
-    if vision.image_pooling_2d is ImagePooling.none:  # frames are averaged then
-        vision = vision.replace(image_pooling_2d=ImagePooling.mean)
-    vit = connector = 0.0
-    for frame in range(n_frames):
-        height, width = spec.pool_of(frame // spec.stride)
-        shown = vision.replace(
-            vit=vision.vit.replace(image_size=grid * image.patch_size), image_pooling_h=height, image_pooling_w=width
-        )
-        vit += vit_flops(shown)
-        connector += connector_flops(shown, config.llm)
+    kinds = Counter((True, grid, *spec.pool_of(frame // spec.stride)) for frame in range(n_frames))
+    seen = crop_flops(config, kinds)
     llm = forward_flops(config, n_tokens=n_tokens, n_pairs=n_tokens**2, n_logits=1).llm
-    return VideoBudget(n_frames, grid * image.patch_size, n_tokens, Flops(vit=vit, connector=connector, llm=llm))
+    return VideoBudget(
+        n_frames, grid * image.patch_size, n_tokens, Flops(vit=seen.vit, connector=seen.connector, llm=llm)
+    )
+
+
+CropKind = tuple[bool, int, int, int]
+"""What decides the cost of a crop: whether it is a frame, patches a side, height and width of a pooling window."""
+
+
+def crop_kinds(facts: Iterable[Iterable[float]]) -> Counter[CropKind]:
+    """How many crops there are of each kind.
+
+    Args:
+        facts: of each crop that feeds a token: seconds (below 0 for a picture), patches a side, height and width of a
+            pooling window.
+    """
+    return Counter((seconds >= 0, int(grid), int(high), int(wide)) for seconds, grid, high, wide in facts)
+
+
+def crop_flops(config: VideoOlmoConfig, kinds: Mapping[CropKind, int]) -> Flops:
+    """Operations of picture encoder and connector on crops of pictures and on frames, each at its own pooling.
+
+    Args:
+        config: the model.
+        kinds: how many crops of each kind.
+    """
+    vision = config.vision_backbone
+    if vision is None:
+        return Flops()
+    # Where pictures are not pooled, frames are averaged.
+    of_frames = ImagePooling.mean if vision.image_pooling_2d is ImagePooling.none else vision.image_pooling_2d
+    vit = connector = 0.0
+    for (is_frame, grid, high, wide), n in kinds.items():
+        shown = vision
+        if is_frame:
+            shown = vision.replace(
+                vit=vision.vit.replace(image_size=grid * vision.vit.spec.patch_size),
+                image_pooling_2d=of_frames,
+                image_pooling_h=high,
+                image_pooling_w=wide,
+            )
+        vit += n * vit_flops(shown)
+        connector += n * connector_flops(shown, config.llm)
+    return Flops(vit=vit, connector=connector)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ def open_video(
 
     Args:
         video: path of a local file or folder of pictures, bytes of a file, array or tensor `[T, H, W, 3]` or
-            `[T, 3, H, W]` of uint8, list of pictures, animated Pillow picture, or a `VideoSource`, which comes back.
+            `[T, 3, H, W]` of uint8, list of pictures, animated Pillow picture, `{"frames": array or list, "seconds":
+            times}` (or `"fps"`), or a `VideoSource`, which comes back.
             Files: what PyAV decodes (MP4, WebM, MKV, MOV, AVI, TS ...), animated GIF, WebP and PNG, .npy and .npz.
         fps: frames a second, for what does not tell it itself: arrays, lists, folders, raw streams.
         seconds: presentation times of the frames of an array, list or folder; in place of `fps`.
@@ -48,6 +49,8 @@ def open_video(
     limits = limits or VideoLimits()
     if isinstance(video, VideoSource):
         return video
+    if isinstance(video, Mapping):
+        return _of_mapping(video, fps, seconds, limits)
     if isinstance(video, np.ndarray | torch.Tensor):
         return ArraySource(video, seconds=seconds, fps=fps, limits=limits)
     if isinstance(video, list | tuple):
@@ -65,6 +68,18 @@ def open_video(
         f"cannot read a video from {type(video).__name__}; give a path, the bytes of a file, a uint8 array of shape "
         "[T, H, W, 3], or a list of pictures"
     )
+
+
+def _of_mapping(
+    video: Mapping[str, Any], fps: float | None, seconds: Sequence[float] | np.ndarray | None, limits: VideoLimits
+) -> VideoSource:
+    if "frames" not in video or set(video) - {"frames", "seconds", "fps"}:
+        raise OLMoInputError(
+            f"a video as a mapping holds 'frames', and 'seconds' or 'fps' beside them; got {', '.join(map(str, video))}"
+        )
+    seconds = video.get("seconds") if seconds is None else seconds
+    fps = video.get("fps") if fps is None and seconds is None else fps
+    return open_video(video["frames"], fps=fps, seconds=seconds, limits=limits)
 
 
 def _of_path(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from olmo.models.auto import model_class
 from olmo.models.base import ModelBase
 from olmo.models.flops import PARTS, forward_flops, training_flops
 from olmo.models.molmo.molmo_config import MolmoConfig
+from olmo.models.video_olmo.budget import CropKind, crop_flops
+from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
 from olmo.train.lora.adapters import apply_lora
 from olmo.train.optim.adamw import component_configs, freeze
 from olmo.train.parallel.activation_checkpointing import transformer_blocks
@@ -39,7 +42,7 @@ class Sizes:
     Attributes:
         n_tokens: tokens of an example.
         longest: tokens of the longest one.
-        n_crops: crops.
+        n_crops: crops of pictures, and frames.
         n_targets: tokens with a loss.
         flops: floating-point operations of forward and backward pass.
         origin: where these numbers come from, for a reader.
@@ -125,7 +128,12 @@ def dry_run(recipe: str | Path, overrides: Sequence[str] = (), n_devices: int = 
         frozen={part: _count(named, learns=False) for part, named in components.items()},
         flops=config.batch_size * sizes.flops,
         memory=_memory(
-            config, model, layout, sum(learning.values()), _micro_batch(config, sizes, rows), -(-share // rows)
+            config,
+            model,
+            layout,
+            sum(learning.values()),
+            _micro_batch(config, model.config, sizes, rows),
+            -(-share // rows),
         ),
     )
 
@@ -164,29 +172,43 @@ def _n_crops(batch: Batch) -> int:
 def _longest(config: TrainConfig, model: MolmoConfig, error: OLMoError) -> Sizes:
     """Sizes where no example can be read: as long as they may be."""
     length = float(config.sequence_length or model.llm.max_sequence_length)
-    n_crops = 0.0 if model.vision_backbone is None else 1.0 + model.mm_preprocessor.max_crops
     n_targets = length / 4
-    forward = forward_flops(
-        model,
-        n_tokens=round(length),
-        n_pairs=round(length**2),
-        n_crops=round(n_crops),
-        n_logits=round(n_targets),
-    )
+    kinds = _most_crops(model)
+    forward = forward_flops(model, n_tokens=round(length), n_pairs=round(length**2), n_logits=round(n_targets))
+    if isinstance(model, VideoOlmoConfig):
+        seen = crop_flops(model, kinds)
+    else:
+        seen = forward_flops(model, n_tokens=0, n_pairs=0, n_crops=kinds.total())
+    forward = replace(forward, vit=seen.vit, connector=seen.connector)
     settings = component_configs(config.optimizer)
     parts = [part for part in PARTS if not settings[part].is_frozen]
     flops = 2.0 * forward.total if config.lora else training_flops(forward, parts).total
     why = f"the longest possible, because no data can be read: {error}"
-    return Sizes(length, length, n_crops, n_targets, flops, why)
+    return Sizes(length, length, float(kinds.total()), n_targets, flops, why)
 
 
-def _micro_batch(config: TrainConfig, sizes: Sizes, rows: int) -> MicroBatch:
+def _most_crops(model: MolmoConfig) -> Counter[CropKind]:
+    """Crops of a picture or frames of a video, at most: what a VideoOlmo trains on is taken to be videos."""
+    image = model.image_spec
+    if image is None:
+        return Counter()
+    if not isinstance(model, VideoOlmoConfig):
+        return Counter({(False, image.grid, image.pool_h, image.pool_w): 1 + model.mm_preprocessor.max_crops})
+    spec = model.video_spec
+    grid = spec.resolution // image.patch_size if isinstance(spec.resolution, int) else image.grid
+    return Counter((True, grid, *spec.pool_of(frame // spec.stride)) for frame in range(spec.n_frames))
+
+
+def _micro_batch(config: TrainConfig, model: MolmoConfig, sizes: Sizes, rows: int) -> MicroBatch:
     per_row = 1.0
     length = sizes.longest
     if config.pack and config.sequence_length:
         length = float(config.sequence_length)
         per_row = max(1.0, length / sizes.n_tokens)
-    return MicroBatch(rows * length, rows * per_row * sizes.n_crops, rows * per_row * sizes.n_targets)
+    n_crops = rows * per_row * sizes.n_crops
+    if isinstance(model, VideoOlmoConfig) and model.checkpoint_frames and model.frame_batch_size is not None:
+        n_crops = min(n_crops, model.frame_batch_size)  # activations are made anew, so many crops at a time
+    return MicroBatch(rows * length, n_crops, rows * per_row * sizes.n_targets)
 
 
 def _memory(
@@ -228,7 +250,7 @@ def as_rows(result: DryRun) -> list[tuple[str, str]]:
         ("examples a step", f"{result.batch_size:,} ({result.rows} rows at a time on each device)"),
         ("tokens a step", f"{result.tokens:,.0f} ({result.sizes.origin})"),
         ("tokens with a loss", f"{result.batch_size * result.sizes.n_targets:,.0f} a step"),
-        ("crops a step", f"{result.batch_size * result.sizes.n_crops:,.0f}"),
+        ("crops and frames a step", f"{result.batch_size * result.sizes.n_crops:,.0f}"),
         ("steps", "as long as the data" if result.max_steps is None else f"{result.max_steps:,}"),
         *(
             (f"parameters: {part}", f"{result.learning[part]:,} learn, {result.frozen[part]:,} frozen")

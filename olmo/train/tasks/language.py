@@ -1,4 +1,4 @@
-"""The language task: the whole model learns to write the answers of conversations about pictures."""
+"""The language task: the whole model learns to write the answers of conversations about pictures and videos."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from olmo.eval.runner import evaluate
 from olmo.eval.tasks import task_of
 from olmo.exceptions import OLMoConfigurationError
 from olmo.models.base import ModelBase
-from olmo.models.flops import PARTS, forward_flops, training_flops
+from olmo.models.flops import PARTS, Flops, forward_flops, training_flops
+from olmo.models.video_olmo.budget import crop_flops, crop_kinds
+from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
 from olmo.nn.loss import target_positions
 from olmo.preprocessing.collator import MMCollator
 from olmo.preprocessing.preprocessor import Preprocessor
@@ -125,18 +127,27 @@ class LanguageTask:
         return int(batch["attention_mask"].sum())
 
     def flops(self, batch: Batch) -> float:
-        """From the formulas of `olmo.models.flops`; attention between conversations that a mask hides is counted."""
+        """From the formulas of `olmo.models.flops`; attention between conversations that a mask hides is counted.
+
+        Frames count at their own pooling and resolution. Those that the question drops count in the language model too.
+        """
+        config = self.model.config
         lengths = batch["attention_mask"].sum(dim=1).double()
-        n_crops = 0
+        n_crops, frames = 0, Flops()
         if "image_input_idx" in batch:
-            n_crops = int((batch["image_input_idx"] >= 0).flatten(2).any(dim=-1).sum())
+            is_used = (batch["image_input_idx"] >= 0).flatten(2).any(dim=-1)  # [B, N]
+            if isinstance(config, VideoOlmoConfig) and "frame_facts" in batch:
+                frames = crop_flops(config, crop_kinds(batch["frame_facts"][is_used].tolist()))
+            else:
+                n_crops = int(is_used.sum())
         forward = forward_flops(
-            self.model.config,
+            config,
             n_tokens=int(lengths.sum()),
             n_pairs=int(lengths.square().sum()),
             n_crops=n_crops,
             n_logits=int((batch["labels"] != -100).sum()),
         )
+        forward = Flops(vit=forward.vit + frames.vit, connector=forward.connector + frames.connector, llm=forward.llm)
         if self.config.lora is not None:
             return 2.0 * forward.total  # gradients pass back through the matrices, and none is taken of them
         settings = component_configs(self.config.optimizer)
