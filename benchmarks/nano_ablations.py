@@ -34,6 +34,7 @@ CROPS = (
     "mm_preprocessor.max_crops=4",
     "mm_preprocessor.overlap_margins=[2,2]",
 )
+WITHOUT_CROPS = "2 x 2 mean pooling, without naming, 280 px"
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class Variant:
         name: what is different.
         overrides: changes of the recipe.
         model: changes of the model.
+        side: of the scenes, px.
         beside: the row to compare it with, where that is not the first.
     """
 
     name: str
     overrides: tuple[str, ...] = ()
     model: tuple[str, ...] = ()
+    side: int = 168
     beside: str | None = None
 
 
@@ -60,12 +63,8 @@ VARIANTS = (
     Variant("4 questions a picture, not 10", ("data.sources.0.scenes.questions_per_scene=4",)),
     Variant("dropout 0.1 on responses", model=("llm.response_residual_dropout=0.1",)),
     Variant("2 x 2 mean pooling (36 tokens, not 144)", model=(POOLED,)),
-    Variant(
-        "2 x 2 mean pooling, without naming", ("task=language",), (POOLED,), beside="without naming picture tokens"
-    ),
-    Variant(
-        "the same with up to 4 crops", ("task=language",), (POOLED, *CROPS), beside="2 x 2 mean pooling, without naming"
-    ),
+    Variant(WITHOUT_CROPS, ("task=language",), (POOLED,), side=280),
+    Variant("the same with up to 4 crops", ("task=language",), (POOLED, *CROPS), side=280, beside=WITHOUT_CROPS),
     Variant("length conditioning", model=("data_formatter.system_prompt=style_and_length",)),
 )
 
@@ -100,8 +99,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--start", type=Path, required=True, help="checkpoint that every row starts from")
-    parser.add_argument("--steps", type=int, default=200, help="steps of 8 pictures")
-    parser.add_argument("--scenes", type=int, default=200, help="unseen scenes that each row is measured on")
+    parser.add_argument("--steps", type=int, default=120, help="steps of 8 pictures")
+    parser.add_argument("--scenes", type=int, default=120, help="unseen scenes that each row is measured on")
     parser.add_argument("--only", nargs="*", default=(), help="names of rows; by default all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/nano_ablations.json")
@@ -124,7 +123,7 @@ def measured(variant: Variant, args: argparse.Namespace) -> dict[str, Any]:
         "name": variant.name,
         "beside": variant.beside or VARIANTS[0].name,
         **wanted,
-        "figures": figures(folder, args),
+        "figures": figures(folder, variant, args),
     }
     write_atomic(done, json.dumps(row, indent=1) + "\n")
     return row
@@ -136,14 +135,15 @@ def overrides(variant: Variant, args: argparse.Namespace, folder: Path) -> Seque
     common = [f"max_steps={args.steps}", f"run_dir={folder.relative_to(ROOT)}", f"init_from={args.start}"]
     common += [f"optimizer.{part}.warmup_steps={warm_up}" for part in ("connector", "vit", "llm")]
     common += [f"n_threads={args.threads}", "checkpoint.every_steps=100000"]
-    return [*common, *variant.overrides, *([f"model_overrides=[{','.join(variant.model)}]"] if variant.model else [])]
+    common += [f"data.sources.0.scenes.image_size={variant.side}"]
+    return [*common, *variant.overrides, f"model_overrides={json.dumps(variant.model)}"]
 
 
-def figures(folder: Path, args: argparse.Namespace) -> dict[str, float]:
+def figures(folder: Path, variant: Variant, args: argparse.Namespace) -> dict[str, float]:
     """Shares of right answers by task, and F1 of points, 0 to 1."""
-    profile = PROFILES["wide"]
+    scenes = PROFILES["wide"].scenes.replace(image_size=variant.side)
     model = from_pretrained(folder / "final")
-    report = evaluate_scenes(model, ScenesDataset(profile.scenes).evaluation_items(args.scenes), profile.scenes)
+    report = evaluate_scenes(model, ScenesDataset(scenes).evaluation_items(args.scenes), scenes)
     found = {name: result.accuracy for name, result in report.tasks.items() if not name.endswith(("_near", "_absent"))}
     found |= {f"{name}_f1": points.f1 for name, points in report.points.items()}
     return {name: round(share, 4) for name, share in found.items() if share is not None}

@@ -1,6 +1,9 @@
-"""How an error reads on the command line."""
+"""How an error reads on the command line, and what the program ends with."""
 
 from __future__ import annotations
+
+EXIT_ERROR, EXIT_BUG, EXIT_INTERRUPTED = 1, 70, 130
+"""Exit codes: a mistake or a missing file, a fault of ours, stopped by a person or a batch system."""
 
 _SHOWN_PARTS = 4  # of a message with many lines, such as a list of missing weights
 

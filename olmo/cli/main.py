@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from olmo import __version__
-from olmo.cli.errors import one_line
+from olmo.cli.errors import EXIT_BUG, EXIT_ERROR, EXIT_INTERRUPTED, one_line
 from olmo.cli.lazy_group import lazy_group
 from olmo.exceptions import OLMoError
 
@@ -36,8 +36,6 @@ COMMANDS = {
     "demo": "Ask the bundled model about a bundled picture, and about a clip where it knows videos.",
 }
 """Commands and their summaries; each lives in the module of its name."""
-
-EXIT_ERROR, EXIT_BUG, EXIT_INTERRUPTED = 1, 70, 130
 
 
 app = typer.Typer(cls=lazy_group(COMMANDS, "olmo.cli."), add_completion=False, no_args_is_help=True)

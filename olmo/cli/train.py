@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from olmo.cli.errors import EXIT_INTERRUPTED
 from olmo.train.plan.dry_run import as_rows, dry_run
 from olmo.train.run import build_trainer
 
@@ -32,6 +33,11 @@ def train(
         return
     trainer = build_trainer(recipe, overrides or (), allow_changes or ())
     trainer.fit()
+    if trainer.stopped_by is not None:
+        if trainer.parallel.is_main:
+            typer.echo(f"stopped by {trainer.stopped_by} at step {trainer.step}; the same command goes on from there")
+        trainer.parallel.close()
+        raise typer.Exit(EXIT_INTERRUPTED)
     if trainer.parallel.is_main:
         typer.echo(f"metrics: {trainer.run_dir / 'metrics.jsonl'}")
         typer.echo(f"model: {trainer.run_dir / 'final'}")

@@ -59,8 +59,11 @@ def to_float(image: np.ndarray, spec: ImageSpec) -> torch.Tensor:
     """uint8 `[H, W, 3]` to float32 `[1, 3, H, W]`: 0..1, or 0..255 for the modes that round to 8 bits later."""
     writable = image if image.flags.writeable else image.copy()  # torch warns of memory that it must not write
     planes = torch.from_numpy(writable).permute(2, 0, 1)[None]  # [1, 3, H, W]
-    # Channels-first memory: 1.2 times faster than channels-last at 1920x1080, a little slower at 640x480, equal bits.
-    pixels = torch.empty(planes.shape, dtype=torch.float32).copy_(planes)
+    # The order in memory changes no bit, only the time. With antialiasing channels first: 1.2 times faster at
+    # 1920x1080, a little slower at 640x480. Without, channels last: 4 to 5 times faster at 1280x720 and above.
+    is_plain = spec.resize in STRETCH_MODES and not STRETCH_MODES[spec.resize][1]
+    memory = torch.channels_last if is_plain else torch.contiguous_format
+    pixels = torch.empty(planes.shape, dtype=torch.float32, memory_format=memory).copy_(planes)
     return pixels if spec.resize in STRETCH_MODES else pixels.div_(255)
 
 

@@ -24,6 +24,7 @@ from olmo.train.parallel.processes import Parallel
 from olmo.train.run_folder.bad_batch import save_bad_batch
 from olmo.train.run_folder.checkpoints import RunCheckpoints
 from olmo.train.step import StepSums, run_micro_batches, what_is_wrong
+from olmo.train.stop_request import StopRequest
 from olmo.train.task import TrainTask
 from olmo.train.train_config import BadStepPolicy, Precision, TrainConfig
 from olmo.train.watch.base import Watcher
@@ -42,6 +43,7 @@ class Trainer:
     Attributes:
         step: steps taken.
         max_steps: steps in all.
+        stopped_by: the signal that ended `fit` before the last step; None where none did.
     """
 
     def __init__(
@@ -56,18 +58,25 @@ class Trainer:
         self.n_bad_examples = 0
         self.watchers: list[Watcher] = []
         self.schedule = UnfreezeSchedule(parse_phases(config.unfreeze_schedule), task.n_vit_blocks)
+        self.stopped_by: str | None = None
         self._checkpoints: RunCheckpoints | None = None
         self._is_shared = parallel.world_size > 1
 
     # -- a run -----------------------------------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Train to the end, then export to `<run_dir>/final`."""
+        """Train to the end, then export to `<run_dir>/final`.
+
+        A first SIGTERM or Ctrl-C lets the step finish and writes a checkpoint; `stopped_by` then names it, and nothing
+        is exported.
+        """
         reason = "an error"
         try:
             self.start()
-            reason = self._loop()
-            self._export()
+            with StopRequest() as request:
+                reason = self._loop(request)
+            if self.stopped_by is None:
+                self._export()
         except KeyboardInterrupt:
             reason = "interrupted"
             raise
@@ -120,7 +129,7 @@ class Trainer:
                 self._checkpoints.finish()
                 self._checkpoints = None
 
-    def _loop(self) -> str:
+    def _loop(self, request: StopRequest) -> str:
         """Take steps; returns why they ended."""
         since = time.perf_counter()
         for batch in self.batches():
@@ -130,13 +139,21 @@ class Trainer:
             for watcher in self.watchers:
                 watcher.on_step(self.step, metrics)
             wish = self._evaluate() if is_due(self.config.evaluation, self.step, self.max_steps) else None
+            self.stopped_by = self._stop_signal(request)
             assert self._checkpoints is not None, "the run has started"
-            if self._checkpoints.is_due(self.step) or self.step == self.max_steps or wish:
+            if self._checkpoints.is_due(self.step) or self.step == self.max_steps or wish or self.stopped_by:
                 self.save()
+            if self.stopped_by:
+                return f"stopped by {self.stopped_by}"
             if wish:
                 return wish
             since = time.perf_counter()  # evaluations and checkpoints are no part of a step
         return "finished"
+
+    def _stop_signal(self, request: StopRequest) -> str | None:
+        """The signal that asks for an end, to whichever process it came; None in the last step, which ends anyway."""
+        has_come = self.parallel.max(int(request.name is not None)) if self._is_shared else request.name is not None
+        return (request.name or "a signal") if has_come and self.step < self.max_steps else None
 
     def batches(self) -> Iterator[StepBatch]:
         """This process's batches of the steps still to be taken."""

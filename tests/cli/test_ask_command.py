@@ -11,7 +11,7 @@ from PIL import Image
 from untrained import POINTS
 
 import olmo.cli.session
-from olmo.cli.main import EXIT_BUG
+from olmo.cli.errors import EXIT_BUG
 from olmo.models.base import ModelBase
 from olmo.models.molmo.molmo import Molmo
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import olmo.cli.train
+from olmo.cli.errors import EXIT_INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -13,6 +14,7 @@ def test_recipe_and_overrides_reach_the_trainer(molmo, monkeypatch):
 
     class Trainer:
         run_dir = Path("runs/mine")
+        stopped_by = None
         parallel = SimpleNamespace(is_main=True, close=lambda: calls.append("close"))
 
         def fit(self) -> None:
@@ -26,6 +28,15 @@ def test_recipe_and_overrides_reach_the_trainer(molmo, monkeypatch):
     overrides = ["max_steps=3", "optimizer.llm.lr=1e-3"]
     first, second = ("recipe.yaml", overrides, ["batch_size"]), ("recipe.yaml", (), ())
     assert calls == [first, "fit", "close", second, "fit", "close"]
+
+
+def test_a_stopped_run_says_where_it_stands(molmo, monkeypatch):
+    parallel = SimpleNamespace(is_main=True, close=lambda: None)
+    trainer = SimpleNamespace(fit=lambda: None, stopped_by="SIGTERM", step=7, parallel=parallel)
+    monkeypatch.setattr(olmo.cli.train, "build_trainer", lambda *given: trainer)
+    result = molmo("train", "recipe.yaml")
+    assert result.code == EXIT_INTERRUPTED
+    assert result.out == "stopped by SIGTERM at step 7; the same command goes on from there\n"
 
 
 def test_a_dry_run_starts_nothing(molmo, tmp_path):

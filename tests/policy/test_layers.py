@@ -35,7 +35,7 @@ TRAIN_LAYERS: Layers = (
     (("parallel",), ("lora",), ("watch",), ("run_folder",)),
     (("optim",),),
     (("train_config",),),
-    (("step", "evaluation", "trainer"), ("tasks",)),
+    (("step", "evaluation", "stop_request", "trainer"), ("tasks",)),
     (("run",),),
     (("plan",),),
 )

@@ -103,6 +103,17 @@ def test_stretch_modes_round_to_eight_bits(mode: str, filter_name: str, antialia
     np.testing.assert_allclose(back, levels, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [(33, 71), (200, 130), (720, 1280), (1, 9), (56, 28)])
+def test_the_order_in_memory_changes_no_bit(size: tuple[int, int]) -> None:
+    """Without antialiasing pixels are resized over channels-last memory, which is quicker."""
+    image = picture(*size)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous().float()
+    levels = F.interpolate(tensor, (56, 28), mode="bilinear", align_corners=False).round().clamp(0, 255)[0]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    pixels, _ = resize_and_pad(image, (56, 28), spec_of("siglip"))
+    np.testing.assert_array_equal(pixels, ((levels / 255 - mean) / std).permute(1, 2, 0).numpy())
+
+
 def test_siglip_statistics_give_two_x_minus_one() -> None:
     half = (0.5, 0.5, 0.5)
     spec = ImageSpec(image_size=28, patch_size=14, resize="siglip", mean=half, std=half)

@@ -58,6 +58,8 @@ def read_frames(
     Raises:
         OLMoInputError: no chosen frame and none near one can be decoded, or a limit is passed.
     """
+    if each is None:
+        source.check_bytes(len(selection))
     found = _decoded(source, selection.indices, each)
     missing = [i for i in selection.indices.tolist() if i not in found]
     n_replaced = 0

@@ -34,7 +34,7 @@ class VideoLimits:
     """Frames that one request may decode, those on the way to a wanted frame included."""
 
     max_bytes: int = 4 * 2**30
-    """Memory for the pixels of one `get`."""
+    """Memory for the pixels of one request: a `get`, or a `read_frames` that keeps whole frames."""
 
     timeout_s: float = 120.0
     """Time for opening, and for each request, in seconds."""
@@ -167,14 +167,8 @@ class VideoSource(ABC):
                 or a limit that is passed.
         """
         wanted = self.check_indices(indices)
+        self.check_bytes(len(wanted))
         width, height = self.size
-        n_bytes = len(wanted) * width * height * 3
-        if n_bytes > self.limits.max_bytes:
-            raise OLMoInputError(
-                f"{len(wanted)} frames of {width}x{height} of {self.name} take {n_bytes / 2**30:.1f} GiB, over the "
-                f"limit of {self.limits.max_bytes / 2**30:.1f} GiB; ask for fewer at a time, take them one by one with "
-                "iter_frames, or raise VideoLimits.max_bytes"
-            )
         frames = np.empty((len(wanted), height, width, 3), np.uint8)
         missing = set(wanted.tolist())
         for index, frame in self.iter_frames(wanted):
@@ -211,6 +205,21 @@ class VideoSource(ABC):
                 f"{self.name} has frames 0 to {self.n_frames - 1}; there is no {list_indices(outside.tolist())}"
             )
         return wanted.astype(np.int64)
+
+    def check_bytes(self, n_frames: int) -> None:
+        """Refuse to hold the pixels of so many frames at once where they take too much memory.
+
+        Raises:
+            OLMoInputError: they pass `limits.max_bytes`.
+        """
+        width, height = self.size
+        n_bytes = n_frames * width * height * 3
+        if n_bytes > self.limits.max_bytes:
+            raise OLMoInputError(
+                f"{n_frames} frames of {width}x{height} of {self.name} take {n_bytes / 2**30:.1f} GiB, over the limit "
+                f"of {self.limits.max_bytes / 2**30:.1f} GiB; ask for fewer at a time, take them one by one with "
+                "iter_frames, or raise VideoLimits.max_bytes"
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -178,6 +179,25 @@ def test_p51_frames_in_batches_are_equal_and_bound_what_is_alive(make_video_conf
     assert largest == {None: 16, 1: 1, 2: 2, 5: 5}
     for size in (1, 2, 5):
         close(features[size], features[None])
+
+
+def peak_bytes(action: Callable[[], object]) -> int:
+    """The most bytes that tensors held at one time, of those made by `action`."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        action()
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return int(np.cumsum([n_bytes for _, n_bytes in changes]).max())
+
+
+@torch.no_grad()
+def test_p51_sixty_four_frames_in_batches_of_8_hold_two_fifths_of_the_memory(make_video_config):
+    peaks = {}
+    for size in (None, 8):
+        model = VideoOlmo(make_video_config(max_frames=64, frame_batch_size=size, llm__max_sequence_length=2048))
+        pictures = pictures_of(model, prepared(model, video(64), "?"))
+        peaks[size] = peak_bytes(lambda model=model, pictures=pictures: model.encode_images(pictures))
+    assert 0 < peaks[8] <= 0.4 * peaks[None]
 
 
 @torch.no_grad()

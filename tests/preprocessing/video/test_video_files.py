@@ -95,7 +95,7 @@ def test_threads_change_nothing(path, monkeypatch):
         np.testing.assert_array_equal(source.get(range(0, 60, 11)), wanted)
 
 
-def test_variable_rate_keeps_its_own_times(folder):
+def test_p44_variable_rate_keeps_its_own_times(folder):
     seconds = np.cumsum([0.0] + [0.01 if i % 10 else 0.7 for i in range(39)])
     with open_video(write_video(folder / "vfr.mkv", seconds=seconds, n=40)) as source:
         np.testing.assert_allclose(source.seconds, seconds, atol=1.1e-3)
@@ -147,7 +147,7 @@ def test_a_file_that_seeks_to_the_wrong_place_is_read_from_its_beginning(folder,
 
 
 class TestBadFiles:
-    def test_a_damaged_frame_gives_way_to_its_neighbour(self, folder):
+    def test_p44_a_damaged_frame_gives_way_to_its_neighbour(self, folder):
         path = write_video(folder / "damaged.mkv", g=250, bf=0)
         data = bytearray(path.read_bytes())
         with av.open(str(path)) as container:

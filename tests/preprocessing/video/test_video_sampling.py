@@ -32,11 +32,11 @@ def check_choice(indices: np.ndarray, n: int, m: int) -> None:
 
 
 class TestUniform:
-    def test_the_documented_vector(self):
+    def test_p41_the_documented_vector(self):
         wanted = [0, 7, 13, 20, 26, 33, 40, 46, 53, 59, 66, 73, 79, 86, 92, 99]
         assert sample_frames(still(100), "uniform", max_frames=16).indices.tolist() == wanted
 
-    def test_first_and_last_frame_and_even_steps(self):
+    def test_p41_first_and_last_frame_and_even_steps(self):
         for n, m in COUNTS:
             indices = spread(n, min(m, n))
             check_choice(indices, n, m)
@@ -52,14 +52,14 @@ class TestUniform:
 
 
 class TestRandom:
-    def test_one_frame_of_each_part(self):
+    def test_p41_one_frame_of_each_part(self):
         for n, m in COUNTS:
             m = min(m, n)
             indices = random_indices(n, m, np.random.default_rng(n))
             check_choice(indices, n, m)
             assert all(k * n // m <= i < (k + 1) * n // m for k, i in enumerate(indices.tolist()))
 
-    def test_equal_arguments_draw_equal_frames(self):
+    def test_p41_equal_arguments_draw_equal_frames(self):
         draws = [
             sample_frames(still(500), "random", seed=s, epoch=e, example_id=i).indices.tolist()
             for s, e, i in [(0, 0, "a"), (0, 0, "a"), (0, 1, "a"), (1, 0, "a"), (0, 0, "b"), (0, 0, 7), (0, 0, "7")]
@@ -108,7 +108,7 @@ class TestAdaptive:
             shots = np.searchsorted(cuts, indices, "right")
             assert set(shots.tolist()) == set(range(len(cuts) + 1))
 
-    def test_still_pictures_are_spread(self):
+    def test_p42_still_pictures_are_spread(self):
         for n, m in COUNTS[:100]:
             candidates = candidate_indices(n, m)
             wanted = spread(n, min(n, m)) if m < n else np.arange(n)
@@ -121,7 +121,7 @@ class TestAdaptive:
         assert len(candidate_indices(10_000, 300)) == 512 and len(candidate_indices(10_000, 700)) == 700
         assert candidate_indices(30, 16).tolist() == list(range(30))
 
-    def test_six_unequal_shots_are_all_seen(self):
+    def test_p42_six_unequal_shots_are_all_seen(self):
         rng = np.random.default_rng(0)
         seen = {"adaptive": [], "uniform": []}
         for _ in range(100):
@@ -136,7 +136,7 @@ class TestAdaptive:
         assert set(seen["adaptive"]) == {6}
         assert np.mean(seen["uniform"]) < 5  # measured 3.8
 
-    def test_a_burst_is_hit_twice_as_often(self):
+    def test_p42_a_burst_is_hit_twice_as_often(self):
         rng = np.random.default_rng(0)
         hits = {"adaptive": 0, "uniform": 0}
         for _ in range(50):

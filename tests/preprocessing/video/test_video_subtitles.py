@@ -85,7 +85,7 @@ def test_odd_times_are_kept_in_order():
         *[("frame_0", [0]), ("frame_0.9", [0]), ("frame_1", [0, 1]), ("frame_5000", [0, 1, 2])],
     ],
 )
-def test_modes(mode, kept):
+def test_p55_modes(mode, kept):
     assert select_subtitles(WANTED, mode, [0.0, 2.5, 3.0, 6.0]) == [WANTED[i] for i in kept]
 
 

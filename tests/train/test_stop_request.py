@@ -1,0 +1,102 @@
+"""A signal lets the step finish and a checkpoint be written; the same command then goes on, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from olmo.train.run import build_trainer
+from olmo.train.stop_request import SIGNALS, StopRequest
+from olmo.train.trainer import Trainer
+from olmo.train.watch.base import Watcher
+
+
+class SignalAt(Watcher):
+    """Sends this process a signal after a step, as a batch system does at any time."""
+
+    def __init__(self, step: int, number: signal.Signals) -> None:
+        self.at, self.number = step, number
+
+    def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        if step == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+def signalled(recipe: Path, step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    trainer = build_trainer(recipe, ["checkpoint.every_steps=100"])
+    start = trainer.start
+
+    def start_and_listen() -> None:
+        start()
+        trainer.watchers.append(SignalAt(step, number))
+
+    monkeypatch.setattr(trainer, "start", start_and_listen)
+    trainer.fit()
+    return trainer
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_stopped_run_goes_on_bit_for_bit(
+    number: signal.Signals, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(number)
+    stopped = signalled(recipe, 2, number, monkeypatch)
+    assert stopped.step == 2 and stopped.stopped_by == number.name
+    assert (tmp_path / "run" / "step00000002" / "COMPLETE").is_file()
+    assert not (tmp_path / "run" / "final").exists()
+    assert signal.getsignal(number) is before
+
+    resumed = build_trainer(recipe, ["checkpoint.every_steps=100"])
+    resumed.fit()
+    straight = build_trainer(recipe, ["checkpoint.every_steps=100", f"run_dir={tmp_path / 'straight'}"])
+    straight.fit()
+    assert resumed.stopped_by is None and (tmp_path / "run" / "final").is_dir()
+    for (name, a), b in zip(
+        resumed.task.module.state_dict().items(), straight.task.module.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_in_the_last_step_the_run_just_ends(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = signalled(recipe, 6, signal.SIGTERM, monkeypatch)
+    assert trainer.stopped_by is None and (tmp_path / "run" / "final").is_dir()
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with StopRequest() as request, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.name == "SIGTERM"
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as request:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert request.name is None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_hear_nothing() -> None:
+    handlers = []
+
+    def listen() -> None:
+        with StopRequest():
+            handlers.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert handlers == [before]
