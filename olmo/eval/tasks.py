@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from olmo.data.scenes.moving.dataset import MovingScenesSource
 from olmo.data.source import Source, find_path, open_source
 from olmo.data.source_config import SourceConfig, SourceKind
 from olmo.data.videos import has_video
@@ -76,6 +77,13 @@ _ALL = (
         about="drawn pictures, one question of each kind",
         source=SceneTest(),
         metrics=("scene",),
+        limit=500,
+    ),
+    EvalTask(
+        name="moving_scenes",
+        about="drawn clips: actions, order, counts over time",
+        source=MovingScenesSource(split="test"),
+        metrics=("moving_scene",),
         limit=500,
     ),
     _hub("vqa2", "questions about photographs", ["vqa"], "validation"),

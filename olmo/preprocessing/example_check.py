@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from olmo.preprocessing.data_formatter import DataFormatter
 from olmo.preprocessing.image import load_image
 from olmo.preprocessing.messages import Conversation, parse_example
 from olmo.preprocessing.preprocessor_config import MolmoPreprocessorConfig
+from olmo.preprocessing.video.check import check_videos
 
 
 def check_example(
@@ -37,8 +37,7 @@ def check_example(
     """
     parsed = parse_example(example, takes_video=True)
     if parsed.videos:
-        # Reading videos needs torch, which takes seconds to import; rows without videos do not wait for it.
-        import_module("olmo.preprocessing.video_check").check_videos(parsed, is_decoded)
+        check_videos(parsed, is_decoded)
     sizes = [_size_of(image, is_decoded, max_pixels or MolmoPreprocessorConfig().max_pixels) for image in parsed.images]
     first = sizes[0] if sizes else None
     for number, conversation in enumerate(parsed.conversations):

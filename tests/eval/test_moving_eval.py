@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from olmo.data.scenes.moving.dataset import MovingScenesSource
 from olmo.data.scenes.moving.moving_config import MovingScenesConfig, MovingTask
 from olmo.data.scenes.moving.moving_scene import make_moving_scene
 from olmo.data.scenes.moving.questions import MovingQuestion
 from olmo.eval.moving_eval import QA, MovingItem, View, evaluate_moving, moving_items, shown_frames
+from olmo.eval.runner import evaluate
+from olmo.eval.tasks import TASKS, EvalTask
 from olmo.exceptions import OLMoInputError
 from olmo.models.outputs import OLMoGenerateOutput
 from olmo.models.video_olmo.video_olmo import VideoOlmo, VideoOlmoConfig
@@ -106,3 +109,12 @@ def test_nothing_to_ask(witness: Witness) -> None:
     none: list[tuple[int, MovingQuestion]] = []
     with pytest.raises(OLMoInputError, match="at least 1 clip"):
         evaluate_moving(witness, none, CONFIG)
+
+
+def test_the_task_asks_and_scores_the_same(witness: Witness, items: list[MovingItem]) -> None:
+    source = MovingScenesSource(CONFIG, split="test")
+    task = EvalTask(name="moving_scenes", source=source, metrics=("moving_scene",), limit=3)
+    scores = evaluate(witness, task)
+    assert scores["moving_scene/accuracy"] == 1.0 and scores["moving_scene/action"] == 1.0
+    drawn = TASKS["moving_scenes"].source
+    assert isinstance(drawn, MovingScenesSource) and drawn.split == "test"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from olmo.data.scenes.moving.questions import is_right
 from olmo.eval.metrics import vqa
 from olmo.eval.metrics.anls import anls
 from olmo.eval.metrics.caption import CaptionJudge, cap_f1, cap_scores, word_overlap
@@ -175,6 +176,15 @@ def _points(text: str, reference: Reference) -> Scores:
     return point_scores(text, truth, None if masks is None else [np.asarray(mask, dtype=bool) for mask in masks])
 
 
+def _moving_scene(text: str, reference: Reference) -> Scores:
+    questions = reference.metadata.get("questions")
+    if reference.metadata.get("moving_scene") is None or questions is None:
+        raise OLMoInputError("the metric 'moving_scene' is for clips drawn on the spot; use another one for files")
+    question = questions[reference.metadata["question_index"]]
+    mark = float(is_right(question, text))
+    return {"accuracy": mark, question.task.value: mark, question.form: mark}
+
+
 def _scene(text: str, reference: Reference) -> Scores:
     scene, questions = reference.metadata.get("scene"), reference.metadata.get("questions")
     if scene is None or questions is None:
@@ -209,6 +219,7 @@ _ALL = (
     Metric("caption_words", "f1", _of_answers("f1", word_overlap), 448),
     Metric("cap_f1", "f1", _without_judge, 448, _join_cap),
     Metric("scene", "accuracy", _scene, 192),
+    Metric("moving_scene", "accuracy", _moving_scene, 64),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 """Every metric by its name."""

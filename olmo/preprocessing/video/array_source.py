@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from olmo.exceptions import OLMoInputError
 from olmo.preprocessing.image import load_image
@@ -14,6 +13,11 @@ from olmo.preprocessing.video.source import VideoLimits, VideoSource
 from olmo.preprocessing.video.timestamps import check_seconds, mean_fps
 
 _CHANNELS = (1, 3, 4)
+
+
+def is_array(value: Any) -> bool:
+    """Whether this is an array or a tensor. Told by its shape, so that looking at files does not wait for torch."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 class ArraySource(VideoSource):
@@ -33,7 +37,7 @@ class ArraySource(VideoSource):
 
     def __init__(
         self,
-        frames: np.ndarray | torch.Tensor,
+        frames: Any,
         *,
         seconds: Sequence[float] | np.ndarray | None = None,
         fps: float | None = None,
@@ -102,9 +106,9 @@ class PictureListSource(VideoSource):
             yield index, frame
 
 
-def _channels_last(frames: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
+def _channels_last(frames: Any, name: str) -> np.ndarray:
     """The array as uint8 `[T, H, W, C]` or `[T, H, W]`."""
-    array = frames.detach().cpu().numpy() if isinstance(frames, torch.Tensor) else frames
+    array = frames.detach().cpu().numpy() if hasattr(frames, "detach") else np.asarray(frames)
     if array.ndim == 4 and array.shape[3] not in _CHANNELS and array.shape[1] in _CHANNELS:
         array = array.transpose(0, 2, 3, 1)  # [T, H, W, C]
     if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in _CHANNELS):

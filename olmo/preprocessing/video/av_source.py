@@ -9,12 +9,13 @@ new one takes the decoder from one that is not finished.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from olmo.exceptions import OLMoInputError
 from olmo.preprocessing.video.av_file import open_container
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from av import Packet, VideoFrame
 
 _MAX_THREADS = 8
+_HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
 _SEEK_TRIES = 4  # keyframes further back each time, before starting over at the beginning
 
 
@@ -101,7 +103,7 @@ class AvSource(VideoSource):
         self._is_open = True
         context = self._stream.codec_context
         context.thread_type = "AUTO"
-        context.thread_count = min(torch.get_num_threads(), _MAX_THREADS)  # 1 in the workers of a data loader
+        context.thread_count = min(_n_threads(), _MAX_THREADS)
         self._to_rgb, self._to_luma = VideoReformatter(), VideoReformatter()
 
     def _reopen(self) -> None:
@@ -272,6 +274,12 @@ class AvSource(VideoSource):
         ticks = repaired_ticks(times)
         self.seconds = None if ticks is None else self._seconds(ticks)
         self.fps = self._mean_rate(fps)
+
+
+def _n_threads() -> int:
+    """As many threads as torch takes where it runs (one in the workers of a data loader), else all usable cores."""
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch is not None else len(os.sched_getaffinity(0)) if _HAS_AFFINITY else 1
 
 
 def _frames_of(decode: Callable[[], list[VideoFrame]]) -> list[VideoFrame]:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from olmo.exceptions import OLMoInputError
 from olmo.preprocessing.video.animation_source import AnimationSource
-from olmo.preprocessing.video.array_source import ArraySource, PictureListSource
+from olmo.preprocessing.video.array_source import ArraySource, PictureListSource, is_array
 from olmo.preprocessing.video.av_source import AvSource
 from olmo.preprocessing.video.folder_source import FolderSource
 from olmo.preprocessing.video.numpy_file import load_frames
@@ -51,7 +50,7 @@ def open_video(
         return video
     if isinstance(video, Mapping):
         return _of_mapping(video, fps, seconds, limits)
-    if isinstance(video, np.ndarray | torch.Tensor):
+    if is_array(video):
         return ArraySource(video, seconds=seconds, fps=fps, limits=limits)
     if isinstance(video, list | tuple):
         return PictureListSource(video, seconds=seconds, fps=fps, limits=limits)
