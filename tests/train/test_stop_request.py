@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed as dist
+from torch import multiprocessing
 
 from olmo.train.run import build_trainer
 from olmo.train.stop_request import SIGNALS, StopRequest
@@ -29,25 +32,30 @@ class SignalAt(Watcher):
             os.kill(os.getpid(), self.number)
 
 
-def signalled(recipe: Path, step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> Trainer:
-    trainer = build_trainer(recipe, ["checkpoint.every_steps=100"])
-    start = trainer.start
+class Signalled(Trainer):
+    """A trainer that gets a signal after a step."""
 
-    def start_and_listen() -> None:
-        start()
-        trainer.watchers.append(SignalAt(step, number))
+    watcher: SignalAt | None = None
 
-    monkeypatch.setattr(trainer, "start", start_and_listen)
+    def start(self) -> None:
+        super().start()
+        if self.watcher is not None:
+            self.watchers.append(self.watcher)
+
+
+def signalled(recipe: Path, step: int, number: signal.Signals, *overrides: str, is_struck: bool = True) -> Trainer:
+    trainer = build_trainer(recipe, ["checkpoint.every_steps=100", *overrides])
+    trainer.__class__ = Signalled
+    assert isinstance(trainer, Signalled)
+    trainer.watcher = SignalAt(step, number) if is_struck else None
     trainer.fit()
     return trainer
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_stopped_run_goes_on_bit_for_bit(
-    number: signal.Signals, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_goes_on_bit_for_bit(number: signal.Signals, recipe: Path, tmp_path: Path) -> None:
     before = signal.getsignal(number)
-    stopped = signalled(recipe, 2, number, monkeypatch)
+    stopped = signalled(recipe, 2, number)
     assert stopped.step == 2 and stopped.stopped_by == number.name
     assert (tmp_path / "run" / "step00000002" / "COMPLETE").is_file()
     assert not (tmp_path / "run" / "final").exists()
@@ -66,9 +74,30 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
 
 
-def test_in_the_last_step_the_run_just_ends(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = signalled(recipe, 6, signal.SIGTERM, monkeypatch)
+def test_in_the_last_step_the_run_just_ends(recipe: Path, tmp_path: Path) -> None:
+    trainer = signalled(recipe, 6, signal.SIGTERM)
     assert trainer.stopped_by is None and (tmp_path / "run" / "final").is_dir()
+
+
+def work(rank: int, port: int, recipe: str) -> None:
+    """Two processes, of which the second alone gets a signal."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    stopped = signalled(Path(recipe), 3, signal.SIGTERM, "parallel.strategy=fsdp2", is_struck=rank == 1)
+    assert stopped.step == 3 and stopped.stopped_by is not None
+    dist.barrier()
+    os._exit(0)  # gloo's threads may abort an interpreter that unloads them
+
+
+@pytest.mark.slow  # two fresh processes import torch
+def test_a_signal_to_one_process_stops_all(recipe: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(work, args=(port, str(recipe)), nprocs=2)
+    assert (tmp_path / "run" / "step00000003" / "COMPLETE").is_file()
 
 
 def test_a_second_signal_ends_at_once() -> None:
