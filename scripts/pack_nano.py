@@ -1,6 +1,6 @@
 """Put a trained molmo-nano into the package: float16 weights, configuration and tokenizer in one folder.
 
-python scripts/pack_nano.py runs/nano_joint/final
+python scripts/pack_nano.py runs/nano_wide/final
 """
 
 from __future__ import annotations
