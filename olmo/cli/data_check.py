@@ -40,7 +40,7 @@ def check(
         typer.Option(help="Folder that paths of pictures and videos start from, or of downloaded pictures."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Rows to look at, of each source.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Do not decode; see only whether they are there.")] = (False),
+    quick: Annotated[bool, typer.Option("--quick", help="Do not decode; see only whether they are there.")] = False,
     questions: Annotated[
         bool, typer.Option("--questions", help="The rows are to be asked, not learned: answers may be missing.")
     ] = False,

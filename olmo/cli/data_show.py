@@ -14,14 +14,14 @@ import typer
 from olmo.cli.model_config import find_config
 from olmo.cli.options import Model
 from olmo.data.mixture import open_mixture
+from olmo.data.shown import has_video
 from olmo.data.source import open_source
 from olmo.data.source_config import SourceConfig, SourceKind
-from olmo.data.videos import has_video
 from olmo.exceptions import OLMoConfigurationError, OLMoInputError
 from olmo.io import write_atomic
+from olmo.models.auto import config_for_video
 from olmo.models.bundled import BUNDLED_MODEL
 from olmo.models.molmo.molmo import MolmoConfig
-from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
 from olmo.train.train_config import TrainConfig, TrainTaskName
 from olmo.viz.data_page import data_page
 from olmo.viz.seen_example import see_example
@@ -41,6 +41,7 @@ class _Shown:
     seed: int
     max_tokens: int | None
     start: int = 0  # index in its stream of the example with number 0; the draws depend on it
+    is_of_run: bool = False  # the model is that of a run, and stays as the run has it
 
 
 def show(
@@ -86,13 +87,11 @@ def show(
 
 
 def _for_videos(shown: _Shown, numbers: range) -> MolmoConfig:
-    """The configuration; that of a Molmo becomes a VideoOlmo where an example shows a video."""
-    if isinstance(shown.config, VideoOlmoConfig):
-        return shown.config
-    for number in numbers:
+    """The configuration; that of a Molmo becomes a VideoOlmo where an example shows a video, unless a run has it."""
+    for number in () if shown.is_of_run else numbers:
         with suppress(OLMoInputError, OSError):  # rows that cannot be read are told of on the page
             if has_video(shown.read(number)):
-                return VideoOlmoConfig.from_molmo(shown.config)
+                return config_for_video(shown.config)
     return shown.config
 
 
@@ -123,5 +122,15 @@ def _of_recipe(file: Path, model: str | None) -> _Shown:
     else:
         if recipe.init_from is None:
             raise OLMoConfigurationError("names no model; give one with --model", "model")
-        config, name = find_config(recipe.init_from), recipe.init_from
-    return _Shown(lambda i: mixture[start + i], place, None, config, name, recipe.seed, recipe.sequence_length, start)
+        config, name = find_config(recipe.init_from, recipe.model_overrides), recipe.init_from
+    return _Shown(
+        lambda i: mixture[start + i],
+        place,
+        None,
+        config,
+        name,
+        recipe.seed,
+        recipe.sequence_length,
+        start,
+        is_of_run=model is None,
+    )

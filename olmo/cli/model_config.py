@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -23,31 +24,32 @@ PRESET_FOLDERS = (_MODELS / "presets", *([_ROOT / "configs"] if (_ROOT / "pyproj
 _CONFIG_FILES = ("config.yaml", "config.json", "preprocessor_config.json")
 
 
-def find_config(model: str) -> MolmoConfig:
+def find_config(model: str, overrides: Sequence[str] = ()) -> MolmoConfig:
     """The configuration of a model.
 
     Args:
         model: a YAML file, a model folder of either layout, the name of the bundled model or of a preset, or a hub id.
+        overrides: dotted changes.
 
     Raises:
         OLMoError: there is nothing of this name, or it is not the configuration of a model.
     """
     path = Path(model).expanduser()
     if path.is_file():
-        return load_config(path)
+        return load_config(path, overrides)
     if path.is_dir():
-        return _config_in(path)
+        return _config_in(path, overrides)
     presets = preset_files()
     if preset := presets.get(_normal(model)):
-        return load_config(preset)
+        return load_config(preset, overrides)
     if _normal(model) == BUNDLED_MODEL:
-        return load_config(bundled_model_folder())
+        return load_config(bundled_model_folder(), overrides)
     if model.count("/") != 1 or path.is_absolute():
         raise OLMoConfigurationError(
             f"{model!r} is no file, folder or preset; presets: {', '.join(sorted({*presets, BUNDLED_MODEL}))}. A "
             "hub id has the form owner/name"
         )
-    return _config_in(_hub_folder(model))
+    return _config_in(_hub_folder(model), overrides)
 
 
 def preset_files() -> dict[str, Path]:
@@ -61,10 +63,10 @@ def preset_files() -> dict[str, Path]:
     return found
 
 
-def _config_in(folder: Path) -> MolmoConfig:
+def _config_in(folder: Path, overrides: Sequence[str]) -> MolmoConfig:
     if (folder / "config.json").is_file() and not (folder / "config.yaml").is_file():
-        return released_config(Molmo, folder)
-    return load_config(folder)
+        return released_config(Molmo, folder, overrides)
+    return load_config(folder, overrides)
 
 
 def _hub_folder(model: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,5 +73,7 @@ def open_subject(paths: Sequence[str], choices: VideoChoices) -> Subject:
     keys = choices.example()
     if "subtitles" in keys:
         keys["subtitles"] = load_subtitles(keys["subtitles"])
-    videos = tuple(KeptSource(open_clip(path, choices.fps)) for path in paths)
+    with ExitStack() as opened:  # where one cannot be read, those before it are closed
+        videos = tuple(opened.enter_context(KeptSource(open_clip(path, choices.fps))) for path in paths)
+        opened.pop_all()
     return Subject(tuple(paths), videos=videos, video_keys=keys)

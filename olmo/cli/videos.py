@@ -7,15 +7,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from olmo.data.videos import VIDEO_SUFFIXES
 from olmo.preprocessing.image import FORMATS
 from olmo.preprocessing.video.open_video import open_video
 from olmo.preprocessing.video.source import VideoSource
 from olmo.preprocessing.video.timestamps import DEFAULT_FPS
 
-SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".flv", ".ogv", ".wmv", ".3gp"),
-    *(".mxf", ".y4m", ".npy", ".npz"),
-)
+SUFFIXES = (*VIDEO_SUFFIXES, ".npy", ".npz")
 """File names that count as videos where the content says nothing."""
 
 _ANIMATIONS = ("GIF", "WEBP", "PNG")

@@ -170,6 +170,21 @@ def _mvbench_folders() -> dict[str, tuple[VideoFolder, ...]]:
 _CHOICE_OF_OPTIONS = ConversationFields(
     style=_CHOICE_STYLE, question="question", options="options", answer_idx="answer"
 )
+# Columns: the loader in lmms-eval. A video is named by its number. Not sure: the folder in its archive.
+_NEXT_QA = FieldMap(
+    repository="lmms-lab/NExTQA",
+    subset="MC",
+    image=None,
+    video="video",
+    video_folders=(VideoFolder(""), VideoFolder("NExTVideo"), VideoFolder("videos")),
+    conversations=(
+        ConversationFields(
+            style=_CHOICE_STYLE, question="question", options=("a0", "a1", "a2", "a3", "a4"), answer_idx="answer"
+        ),
+    ),
+    group_by="video",
+    keep=("qid", "type"),
+)
 _VIDEO_MME = FieldMap(
     repository="lmms-lab/Video-MME",
     image=None,
@@ -272,33 +287,14 @@ FIELD_MAPS: dict[str, FieldMap] = {
         ),
         may_lack=("start", "end"),
     ),
-    # Columns: the loader in lmms-eval. A video is named by its number. Not sure: the folder in its archive.
-    "next_qa": FieldMap(
-        repository="lmms-lab/NExTQA",
-        subset="MC",
-        image=None,
-        video="video",
-        video_folders=(VideoFolder(""), VideoFolder("NExTVideo"), VideoFolder("videos")),
-        conversations=(
-            ConversationFields(
-                style=_CHOICE_STYLE, question="question", options=("a0", "a1", "a2", "a3", "a4"), answer_idx="answer"
-            ),
-        ),
-        group_by="video",
-        keep=("qid", "type"),
-    ),
-    "next_qa_open": FieldMap(
-        repository="lmms-lab/NExTQA",
+    "next_qa": _NEXT_QA,
+    "next_qa_open": replace(
+        _NEXT_QA,
         subset="OE",
-        image=None,
-        video="video",
-        video_folders=(VideoFolder(""), VideoFolder("NExTVideo"), VideoFolder("videos")),
         conversations=(
             ConversationFields(style="vqa2", question="question", answers=("answer", "additional_ref_answer")),
         ),
-        group_by="video",
         may_lack=("additional_ref_answer",),
-        keep=("qid", "type"),
     ),
     # Columns: the loader in lmms-eval. The repository without `_Val` has the test questions, without their answers.
     "perception_test": FieldMap(

@@ -7,6 +7,7 @@ from typing import Any
 
 from olmo.data.pictures import PICTURE_SUFFIXES
 from olmo.data.row_source import RowSource
+from olmo.data.shown import shows_something
 from olmo.data.videos import VIDEO_SUFFIXES
 from olmo.data.written_rows import read_row, written_example
 from olmo.exceptions import OLMoInputError
@@ -67,7 +68,7 @@ class FolderSource(RowSource):
                 raise OLMoInputError("the caption is empty; write one, or delete the file to leave the picture out")
             return {_key_of(picture): str(picture), "text": caption, "style": self.style or CAPTION_STYLE}
         example = written_example(read_row(content), text.parent, None, self.style)
-        if not any(key in example for key in ("image", "images", "video", "videos")):
+        if not shows_something(example):
             example[_key_of(picture)] = str(picture)
         return example
 

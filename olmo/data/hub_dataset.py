@@ -165,7 +165,9 @@ class HubSource(RowSource):
     def _wanted(self, choice: RowChoice, is_grouped: bool) -> Iterator[tuple[int, Any]]:
         """Row number and group key of the rows to take. Reads no more columns than the question needs."""
         image, group_by = self.fields.image or self.fields.video, self.fields.group_by
-        looks_at_image = image is not None and self._rows.features[image].dtype in ("string", "large_string")
+        # The feature of a record is a plain dict.
+        kind = None if image is None else getattr(self._rows.features[image], "dtype", None)
+        looks_at_image = kind in ("string", "large_string")
         columns = {*choice.where, image if looks_at_image else None, group_by if is_grouped else None} - {None}
         if not columns:
             yield from ((number, number) for number in range(len(self._rows)))

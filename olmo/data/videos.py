@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 from olmo.data.pictures import is_url
 from olmo.exceptions import OLMoInputError
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
-"""File names that count as videos in a folder. An animated .gif or .webp counts as a picture there."""
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".flv", ".ogv", ".wmv", ".3gp"),
+    *(".mxf", ".y4m"),
+)
+"""File names that count as videos where nobody looks inside. An animated .gif or .webp counts as a picture there."""
 
 ENDINGS = ("", ".mp4", ".MP4", ".mkv", ".webm", ".mov", ".avi")
 """What is tried, in this order, behind the name that a dataset gives."""
-
-VIDEO_KEYS = ("video", "videos")
-"""Keys of an example that hold videos."""
 
 
 class VideoFolder(NamedTuple):
@@ -112,17 +112,3 @@ def find_subtitles(value: Any, root: Path, folders: Sequence[str] = ("",)) -> An
             if file.is_file():
                 return str(file)
     return str(root / value) if tuple(folders) == ("",) else None
-
-
-def has_video(example: Mapping[str, Any]) -> bool:
-    """Whether an example shows a video, beside its messages or inside them."""
-    if any(example.get(key) is not None for key in VIDEO_KEYS):
-        return True
-    messages = example.get("messages")
-    contents = [m.get("content") for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
-    return any(
-        isinstance(part, Mapping) and part.get("type") == "video"
-        for content in contents
-        if isinstance(content, list)
-        for part in content
-    )

@@ -14,10 +14,10 @@ import numpy as np
 
 from olmo.config import ConfigEnum
 from olmo.data.scenes.dataset import FIRST_EVALUATION_SEED
-from olmo.data.scenes.moving.dataset import moving_question_rng
+from olmo.data.scenes.moving.dataset import one_of_each_task
 from olmo.data.scenes.moving.moving_config import MovingScenesConfig, MovingTask
 from olmo.data.scenes.moving.moving_scene import MovingScene, make_moving_scene
-from olmo.data.scenes.moving.questions import MovingQuestion, is_right, make_moving_question
+from olmo.data.scenes.moving.questions import MovingQuestion, is_right
 from olmo.engine.bulk import BulkAnswer, answer_all
 from olmo.eval.report import TaskResult
 from olmo.eval.scenes_eval import GREY, SPARE_TOKENS
@@ -73,12 +73,10 @@ class MovingReport:
 def moving_items(n: int, config: MovingScenesConfig | None = None) -> list[MovingItem]:
     """Questions about `n` clips that no split holds: one of each task that a clip allows."""
     config = config or MovingScenesConfig()
-    items = []
-    for seed in range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + n):
-        scene, rng = make_moving_scene(seed, config), moving_question_rng(seed)
-        drawn = (make_moving_question(scene, rng, task) for task in config.asked_tasks())
-        items += [(seed, question) for question in drawn if question is not None]
-    return items
+    seeds = range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + n)
+    return [
+        (seed, question) for seed in seeds for question in one_of_each_task(make_moving_scene(seed, config), config)
+    ]
 
 
 def evaluate_moving(

@@ -144,7 +144,7 @@ def _read_settings(file: Path) -> dict[str, Any]:
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     # Through JSON, as the earlier settings went: a tuple comes back as a list.
-    now = json.loads(json.dumps(now))
+    before, now = _flat(before), _flat(json.loads(json.dumps(now)))
     missing = object()
     differing = [key for key in {**before, **now} if before.get(key, missing) != now.get(key, missing)]
     if differing:
@@ -152,6 +152,14 @@ def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
         raise OLMoInputError(
             f"{folder} holds answers that were made otherwise ({told}); choose another folder, or --fresh to drop them"
         )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted names, so that a message can name the one that differs among many."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def _read_line(line: str, where: str) -> Prediction:

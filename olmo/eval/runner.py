@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,13 @@ from olmo.eval.tasks import EvalTask, metrics_of, task_of
 from olmo.exceptions import OLMoInputError
 from olmo.io import write_atomic
 from olmo.models.base import ModelBase
+from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
 
 METRICS_FILE = "metrics.json"
-VIDEO_SETTINGS = (
-    *("max_frames", "frame_sampling", "frame_sampling_seed", "max_fps", "frame_resolution", "candidate_frames"),
-    *("time_mode", "pooling_h", "pooling_w", "high_res_every", "high_res_pooling", "subtitle_mode"),
-)
-"""Fields of a `VideoOlmoConfig` that decide answers about videos, whatever the weights."""
+_NOT_OF_VIDEOS = {*(f.name for f in fields(MolmoConfig)), "frame_batch_size", "checkpoint_frames"}
+VIDEO_SETTINGS = tuple(f.name for f in fields(VideoOlmoConfig) if f.name not in _NOT_OF_VIDEOS)
+"""Fields of a `VideoOlmoConfig` that decide answers about videos, whatever the weights; two only save memory."""
 
 Progress = Callable[[int, int], None]
 """Is told how many rows are done, and of how many."""

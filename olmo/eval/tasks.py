@@ -9,16 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from olmo.data.scenes.moving.dataset import MovingScenesSource
+from olmo.data.shown import has_video
 from olmo.data.source import Source, find_path, open_source
 from olmo.data.source_config import SourceConfig, SourceKind
-from olmo.data.videos import has_video
 from olmo.eval.metrics.caption import CaptionJudge
 from olmo.eval.metrics.named import METRICS, Metric, metric_named
 from olmo.eval.scene_test import SceneTest
 from olmo.exceptions import OLMoConfigurationError, OLMoInputError
 
 N_LOOKED_AT = 64
-"""Rows of a file that are looked at to see whether a task shows videos; what is drawn tells by its first."""
+"""Rows of a `hub` dataset that are looked at to see whether a task shows videos: a column of it holds them or not."""
+
+_MIXED = (SourceKind.jsonl, SourceKind.folder)
+"""Kinds of source in which any row may show a video; reading a row opens neither pictures nor videos."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +55,19 @@ class EvalTask:
         return len(source) if self.limit is None else min(self.limit, len(source))
 
     def shows_video(self, source: Source) -> bool:
-        """Whether one of the first rows of `source` shows a video; rows that cannot be read are told of later."""
-        n_looked_at = N_LOOKED_AT if isinstance(self.source, SourceConfig) else 1
-        for row in range(min(self.n_rows(source), n_looked_at)):
+        """Whether a row of `source` shows a video; rows that cannot be read are told of later."""
+        for row in range(self._n_telling(source)):
             with suppress(OLMoInputError):
                 if has_video(source.at(row)):
                     return True
         return False
+
+    def _n_telling(self, source: Source) -> int:
+        """How many rows, from the start, tell whether there are videos; one does where they are drawn."""
+        if not isinstance(self.source, SourceConfig):
+            return 1
+        n_rows = self.n_rows(source)
+        return n_rows if self.source.kind in _MIXED else min(n_rows, N_LOOKED_AT)
 
     def answer_tokens(self) -> int:
         """Most tokens of an answer."""

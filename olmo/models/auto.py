@@ -14,6 +14,7 @@ from olmo.models.molmo.load import native_config, released_config
 from olmo.models.molmo.molmo import Molmo
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.video_olmo.video_olmo import VideoOlmo
+from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
 from olmo.nn.vision_config import ImagePooling
 from olmo.preprocessing.video.video_spec import AUTO_RESOLUTION
 
@@ -71,7 +72,7 @@ def from_pretrained(
     folder = resolve_model_folder(model, revision=revision)
     cls = model_class(saved_model_name(folder))
     if for_video and cls is Molmo:
-        cls, overrides = VideoOlmo, [*_first_video_settings(folder), *overrides]
+        cls, overrides = VideoOlmo, [*_first_overrides(folder), *overrides]
     return cls.from_pretrained(folder, overrides=overrides, **options)
 
 
@@ -82,14 +83,26 @@ def saved_model_name(folder: str | Path) -> str:
     return str(read_config_file(folder).get("model_name", Molmo.config_class.model_name))
 
 
-def _first_video_settings(folder: Path) -> list[str]:
+def config_for_video(config: MolmoConfig) -> VideoOlmoConfig:
+    """The configuration that `from_pretrained` gives a model `for_video`; that of a VideoOlmo stays as it is."""
+    if isinstance(config, VideoOlmoConfig):
+        return config
+    return VideoOlmoConfig.from_molmo(config, **_first_video_settings(config))
+
+
+def _first_video_settings(config: MolmoConfig) -> dict[str, Any]:
     """What suits a Molmo that was never set up for videos."""
+    settings: dict[str, Any] = {"frame_resolution": AUTO_RESOLUTION}
+    vision = config.vision_backbone
+    if vision is not None and vision.image_pooling_2d is ImagePooling.stack:  # it has weights for these windows only
+        settings |= {"pooling_h": vision.image_pooling_h, "pooling_w": vision.image_pooling_w}
+    return settings
+
+
+def _first_overrides(folder: Path) -> list[str]:
+    """The same for the Molmo in a folder, as overrides."""
     is_native = (folder / "config.yaml").is_file()
     if not is_native and not (folder / "config.json").is_file():
         return []  # no model at all; loading says so
     config = native_config(Molmo, folder) if is_native else released_config(Molmo, folder)
-    settings = [f"frame_resolution={AUTO_RESOLUTION}"]
-    vision = config.vision_backbone
-    if vision is not None and vision.image_pooling_2d is ImagePooling.stack:  # it has weights for these windows only
-        settings += [f"pooling_h={vision.image_pooling_h}", f"pooling_w={vision.image_pooling_w}"]
-    return settings
+    return [f"{name}={value}" for name, value in _first_video_settings(config).items()]

@@ -16,8 +16,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopRequest:
     """Listens for `SIGNALS` inside a `with` block, and gives the handlers back after it.
 
-    A signal that the process ignores (as one started with nohup does SIGINT) stays ignored. Outside the main thread,
-    where Python takes no handlers, it hears nothing.
+    A signal that the process ignores (as one started with nohup does SIGINT) stays ignored, and a handler that was not
+    set from Python, which could not be given back, stays where it is. Outside the main thread, where Python takes no
+    handlers, it hears nothing.
 
     Attributes:
         name: of the signal that came, `SIGTERM` say; None as long as none did.
@@ -30,7 +31,7 @@ class StopRequest:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._hear)
         return self
 

@@ -92,3 +92,30 @@ def test_a_page_shows_frames_with_their_times(molmo, clips, tiny, tiny_video, tm
     assert "6 frames" in text and "the same square" in text and 'class="t learned"' in text
     assert molmo("data", "show", clips, "--model", tiny, "-o", page).out == f"{page}: 3 examples\n"
     assert "8 frames" in page.read_text(), "a model of pictures becomes one of videos with its usual settings"
+
+
+def test_a_model_of_pictures_makes_frames_as_small_as_its_context_asks(molmo, tiny, tmp_path):
+    write_clip(tmp_path / "long.gif", n=64)
+    path = tmp_path / "long.jsonl"
+    path.write_text('{"video": "long.gif", "question": "what moves?", "answer": "a square"}\n')
+    page = tmp_path / "page.html"
+    result = molmo("data", "show", path, "--model", tiny, "--max-tokens", 170, "-o", page)
+    assert (result.code, result.out) == (0, f"{page}: 1 examples\n")
+    assert "16 frames" in page.read_text()
+
+
+def test_the_model_of_a_recipe_stays_as_its_run_has_it(molmo, clips, tiny, tiny_video, tmp_path):
+    recipe = {
+        "init_from": str(tiny_video),
+        "model_overrides": ["max_frames=2"],
+        "run_dir": "runs/none",
+        "max_steps": 1,
+        "data": {"sources": [{"kind": "jsonl", "path": str(clips), "limit": 1}]},
+    }
+    path, page = tmp_path / "recipe.yaml", tmp_path / "page.html"
+    path.write_text(yaml.safe_dump(recipe))
+    assert molmo("data", "show", path, "--limit", 1, "-o", page).out == f"{page}: 1 examples\n"
+    assert "2 frames" in page.read_text()
+    path.write_text(yaml.safe_dump({**recipe, "init_from": str(tiny), "model_overrides": []}))
+    assert "1 cannot be used" in molmo("data", "show", path, "--limit", 1, "-o", page).out
+    assert "reads pictures, not video" in page.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,11 @@ from PIL import Image
 from untrained import POINTS
 
 import olmo.cli.session
+from olmo.cli.subject import open_subject
+from olmo.cli.video_options import VideoChoices
 from olmo.cli.videos import is_video
+from olmo.exceptions import OLMoInputError
+from olmo.preprocessing.video.kept_source import KeptSource
 
 ONE_POINT = '<point x="50.0" y="50.0" alt="square">square</point>'
 SHORT = ("--max-new-tokens", 3)
@@ -238,6 +243,22 @@ def test_what_does_not_fit_the_context_says_what_would(molmo, tiny_video, tmp_pa
     save_clip(clip_frames(200), tmp_path / "long.npz", ".npz")
     result = molmo("ask", tmp_path / "long.npz", "What?", "--model", tiny_video, "--max-frames", 200)
     assert_one_error(result, "max_frames=")
+    (fitting,) = re.findall(r"--max-frames (\d+)", result.err)
+    assert molmo("ask", tmp_path / "long.npz", "What?", "--model", tiny_video, "--max-frames", fitting).code == 0
+    assert_one_error(
+        molmo("ask", tmp_path / "long.npz", "What?", "--model", tiny_video, "--max-frames", int(fitting) + 1),
+        "--max-frames",
+    )
+
+
+def test_a_video_that_is_opened_is_closed_where_the_next_cannot_be(clip, tmp_path, monkeypatch):
+    closed: list[str] = []
+    monkeypatch.setattr(KeptSource, "close", lambda self: closed.append(self.name))
+    with pytest.raises(OLMoInputError, match="does not exist"):
+        open_subject([str(clip), str(tmp_path / "none.mp4")], VideoChoices())
+    assert closed == [f"video {str(clip)!r}"]
+    open_subject([str(clip), str(clip)], VideoChoices())
+    assert len(closed) == 1, "what is asked about stays open"
 
 
 def test_a_part_without_frames_says_what_there_is(molmo, tiny_video, clip):

@@ -13,9 +13,10 @@ from small_clips import write_clip, write_subtitles
 from olmo.data.field_maps import FIELD_MAPS
 from olmo.data.folder import FolderSource
 from olmo.data.jsonl import JsonlSource
+from olmo.data.shown import has_video
 from olmo.data.source import Source, open_source
 from olmo.data.source_config import SourceConfig
-from olmo.data.videos import VideoFolder, find_video, has_video
+from olmo.data.videos import VideoFolder, find_video
 from olmo.exceptions import OLMoConfigurationError, OLMoInputError
 from olmo.preprocessing.example_check import check_example
 from olmo.preprocessing.messages import parse_example
@@ -101,6 +102,38 @@ def test_clips_in_a_folder_go_with_the_text_beside_them(tmp_path, make_picture):
     assert parsed(by_file[str(other)]).start_s == 1
     for example in by_file.values():
         check_example(example)
+
+
+def test_a_row_in_a_folder_may_name_its_clip_inside_its_messages(tmp_path):
+    clip = write_clip(tmp_path / "a.mp4")
+    parts = [{"type": "video", "video": "a.mp4"}, {"type": "text", "text": "What?"}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "A square."}]
+    beside = clip.with_suffix(".json")
+    for row in ({"messages": turns}, {"message_list": [{"messages": turns}]}):
+        beside.write_text(json.dumps(row))
+        (example,) = FolderSource(tmp_path)
+        assert parsed(example).videos == (str(clip),)
+    parts[0] = {"type": "video"}  # only where it stands among the words
+    beside.write_text(json.dumps({"messages": turns}))
+    (example,) = FolderSource(tmp_path)
+    assert parsed(example).videos == (str(clip),)
+
+
+@pytest.mark.parametrize(
+    ("example", "expected"),
+    [
+        ({"videos": ["a.mp4"]}, True),
+        ({"image": "a.png", "video": None}, False),
+        ({"messages": [{"role": "user", "content": [{"type": "video", "path": "a.mp4"}]}]}, True),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "path": "a.png"}]}]}, False),
+        ({"message_list": ({"messages": [{"content": ({"type": "video", "video": b"..."},)}]},)}, True),
+        ({"message_list": [[{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}]]}, True),
+        ({"messages": "text", "message_list": 3}, False),
+        ({"messages": [None, {"content": None}, {"content": ["text"]}]}, False),
+    ],
+)
+def test_a_video_is_seen_wherever_it_stands(example, expected):
+    assert has_video(example) is expected
 
 
 def test_a_name_is_found_in_the_folders_of_its_dataset(tmp_path):
@@ -247,6 +280,8 @@ def test_videos_inside_a_dataset_stay_bytes(tmp_path):
     source = opened(tmp_path / "rows.parquet", columns=columns)
     assert parsed(source[0]).videos == (data,)
     check_example(source[0])
+    plain = as_parquet(tmp_path / "plain.parquet", [{"clip": {"bytes": data, "path": None}, "q": "?", "a": "!"}])
+    assert parsed(opened(plain, columns=columns)[0]).videos == (data,), "a record that nothing calls a video"
 
 
 def test_own_columns_may_name_a_part_and_subtitles(tmp_path):

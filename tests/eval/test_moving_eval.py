@@ -98,8 +98,7 @@ def test_views() -> None:
 
 def test_chance_is_that_of_the_choices(witness: Witness, items: list[MovingItem]) -> None:
     def chance(form: str) -> float | None:
-        chosen = [(s, q) for s, q in items if q.form == form]
-        return evaluate_moving(witness, chosen, CONFIG).order_chance if chosen else 0.5
+        return evaluate_moving(witness, [(s, q) for s, q in items if q.form == form], CONFIG).order_chance
 
     assert chance("order_relation") == chance("order_pair") == 0.5
     assert evaluate_moving(witness, [i for i in items if i[1].form == "action"], CONFIG).order_chance is None

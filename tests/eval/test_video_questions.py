@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,25 @@ def test_other_frames_are_other_questions(task: EvalTask, video_model: VideoOlmo
     run_task(video_model, without_choices(task), tmp_path / "out")
     more = VideoOlmo(VideoOlmoConfig.from_molmo(video_model.config, max_frames=4))
     more.load_state_dict(video_model.state_dict())
-    with pytest.raises(OLMoInputError, match=r"video was .*max_frames"):
+    with pytest.raises(OLMoInputError, match=r"\(video\.max_frames was 3 and is 4\)"):
         run_task(more.eval(), without_choices(task), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_same"),
+    [
+        ({"temporal_aggregation": "mean", "temporal_stride": 2}, False),
+        ({"frame_batch_size": 1, "checkpoint_frames": False}, True),
+    ],
+)
+def test_settings_that_decide_answers_are_told_from_those_that_save_memory(
+    changes: dict[str, Any], is_same: bool, task: EvalTask, video_model: VideoOlmo, tmp_path: Path
+) -> None:
+    run_task(video_model, without_choices(task), tmp_path / "out")
+    other = VideoOlmo(VideoOlmoConfig.from_molmo(video_model.config, **changes))
+    other.load_state_dict(video_model.state_dict())
+    with nullcontext() if is_same else pytest.raises(OLMoInputError, match="answers that were made otherwise"):
+        run_task(other.eval(), without_choices(task), tmp_path / "out")
 
 
 def test_a_model_of_pictures_refuses_videos(task: EvalTask, tiny_model: Molmo) -> None:
@@ -125,6 +143,12 @@ def test_tasks_know_whether_they_show_videos(task: EvalTask, tmp_path: Path) -> 
     assert task.shows_video(task.open())
     pictures = replace(task, source=SourceConfig(kind="jsonl", path=str(tmp_path / "rows.jsonl"), skip=2))
     assert not pictures.shows_video(pictures.open())
+    file = tmp_path / "late.jsonl"
+    file.write_text('{"question": "?", "answer": "!"}\n' * 200 + '{"video": "a.gif", "question": "?", "answer": "!"}\n')
+    late = replace(task, source=SourceConfig(kind="jsonl", path=str(file)))
+    assert late.shows_video(late.open()), "a video in the last row counts"
+    early = replace(late, limit=200)
+    assert not early.shows_video(early.open()), "one that is not asked about does not"
 
 
 # -- likelihood --------------------------------------------------------------------------------------------------------

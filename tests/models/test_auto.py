@@ -33,6 +33,8 @@ def test_a_molmo_is_loaded_for_video_only_where_that_is_asked(molmo_folders, lay
     assert (model.config.pooling_h, model.config.pooling_w) == (2, 1), "the windows that it has weights for"
     assert model.dtype == torch.bfloat16
     assert auto.saved_model_name(folder) == "molmo"
+    assert auto.config_for_video(plain.config).replace(max_frames=5) == model.config, "a configuration alone"
+    assert auto.config_for_video(model.config) is model.config
     fixed = auto.from_pretrained(folder, for_video=True, overrides=["frame_resolution=28"])
     assert fixed.config.frame_resolution == 28, "what is asked for wins"
 

@@ -117,6 +117,14 @@ def test_what_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def test_a_handler_that_is_not_from_python_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)  # what Python says of handlers it does not know
+    with StopRequest():
+        monkeypatch.undo()
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_other_threads_hear_nothing() -> None:
     handlers = []
 

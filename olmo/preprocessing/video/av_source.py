@@ -279,7 +279,9 @@ class AvSource(VideoSource):
 def _n_threads() -> int:
     """As many threads as torch takes where it runs (one in the workers of a data loader), else all usable cores."""
     torch = sys.modules.get("torch")
-    return torch.get_num_threads() if torch is not None else len(os.sched_getaffinity(0)) if _HAS_AFFINITY else 1
+    if torch is not None:
+        return torch.get_num_threads()
+    return len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count() or 1
 
 
 def _frames_of(decode: Callable[[], list[VideoFrame]]) -> list[VideoFrame]:

@@ -87,7 +87,8 @@ def _ways_to_fit(
     ways = []
     fewer = math.floor(room / per_block)
     if fewer >= 1:
-        ways.append(f"max_frames={fewer * spec.stride if spec.n_kept is None else fewer}")
+        most = fewer * spec.stride if spec.n_kept is None else fewer
+        ways.append(f"max_frames={most} (on the command line --max-frames {most})")
         if spec.n_kept is None:
             ways.append(f"temporal_aggregation=mean with temporal_stride={math.ceil(n_frames / fewer)}")
 

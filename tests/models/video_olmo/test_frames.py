@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -48,7 +49,9 @@ def test_p43_too_many_frames_for_the_context_are_explained(make_video_model):
 
 @torch.no_grad()
 def test_p43_what_the_error_says_does_fit(make_video_model):
-    fitting = int(_error_of(make_video_model(max_frames=64)).split("max_frames=")[1].split(",")[0])
+    named = re.findall(r"max[_-]frames[ =](\d+)", _error_of(make_video_model(max_frames=64)))
+    assert len(named) == 2 and named[0] == named[1], "as a field and as an option"
+    fitting = int(named[0])
     assert prepared(make_video_model(max_frames=fitting), video(100))["images"].shape[0] == fitting
     stride = int(_error_of(make_video_model(max_frames=64)).split("temporal_stride=")[1].split(",")[0])
     joined = make_video_model(max_frames=64, temporal_aggregation="mean", temporal_stride=stride)

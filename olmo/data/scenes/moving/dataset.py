@@ -57,11 +57,16 @@ class MovingScenesSource(RowSource):
         }
 
     def _questions(self, scene: MovingScene) -> list[MovingQuestion]:
-        rng = moving_question_rng(scene.seed)
-        if self.split != "test":
-            return make_moving_questions(scene, rng, config=self.config)
-        drawn = [make_moving_question(scene, rng, task) for task in self.config.asked_tasks()]
-        return [question for question in drawn if question is not None]
+        if self.split == "test":
+            return one_of_each_task(scene, self.config)
+        return make_moving_questions(scene, moving_question_rng(scene.seed), config=self.config)
+
+
+def one_of_each_task(scene: MovingScene, config: MovingScenesConfig) -> list[MovingQuestion]:
+    """The questions of an evaluation about a clip: one of each task with a weight, where the clip allows it."""
+    rng = moving_question_rng(scene.seed)
+    drawn = [make_moving_question(scene, rng, task) for task in config.asked_tasks()]
+    return [question for question in drawn if question is not None]
 
 
 def moving_text_samples(n: int, config: MovingScenesConfig | None = None) -> Iterator[str]:
