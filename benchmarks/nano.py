@@ -16,7 +16,9 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from rich.table import Column, Table
 
 from olmo.data.scenes.dataset import ScenesDataset
 from olmo.eval.report import ScenesReport, TaskResult
-from olmo.eval.scenes_eval import Item, evaluate_scenes
+from olmo.eval.scenes_eval import Answered, Item, answer_items, summarise
 from olmo.exceptions import OLMoCheckpointError, OLMoError, OLMoInputError
 from olmo.io import write_atomic
 from olmo.models.base import ModelBase
@@ -40,6 +42,8 @@ from olmo.models.molmo.molmo import Molmo
 RESULT = RESULTS / "nano.json"
 QUICK_SCENES = 60
 SHOWN_CONFUSIONS = 10
+CHUNK = 512
+"""Questions handed out at a time: several full batches of each task, and few enough to share out evenly."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +125,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/nano.json")
     parser.add_argument("--batch-size", type=int, default=32, help="questions decoded together")
     parser.add_argument("--threads", type=int, default=0, help="threads of CPU arithmetic; 0: PyTorch's choice")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share the questions, on a CPU")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     return parser.parse_args(arguments)
 
 
 def set_up(args: argparse.Namespace) -> None:
     """Check the machine options and set the number of threads."""
+    if args.processes < 1 or (args.processes > 1 and args.device != "cpu"):
+        raise OLMoInputError(f"--processes {args.processes} is out of range; 1 and up on a CPU, 1 on a GPU")
     if args.threads < 0:
         raise OLMoInputError(f"--threads {args.threads} is out of range; allowed: 0 and up")
     if args.device not in ("cpu", "cuda"):
@@ -187,10 +194,50 @@ def run(
             def show(done: int, _: int, bar: Any = bar) -> None:
                 progress.update(bar, completed=done)
 
-            reports[is_blind] = evaluate_scenes(model, items, profile.scenes, args.batch_size, is_blind, show)
+            chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+            asked = Asked(model, profile, args.batch_size, is_blind, args.threads)
+            answered: list[Answered] = []
+            for part in answers(asked, chunks, args.processes):
+                answered += part
+                show(len(answered), len(items))
+            reports[is_blind] = summarise(answered, is_blind)
     sighted, blind = reports
     assert sighted is not None
     return Part(title, profile, sighted, blind)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Asks a model some questions; travels to another process whole, so that several share the work.
+
+    Attributes:
+        model: answers.
+        profile: the scenes.
+        batch_size: questions decoded together.
+        is_blind: show grey.
+        threads: of CPU arithmetic; 0: PyTorch's choice.
+    """
+
+    model: ModelBase
+    profile: Profile
+    batch_size: int
+    is_blind: bool
+    threads: int
+
+    def __call__(self, items: Sequence[Item]) -> list[Answered]:
+        """The answers to these questions."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        return answer_items(self.model, items, self.profile.scenes, self.batch_size, self.is_blind)
+
+
+def answers(asked: Asked, chunks: Sequence[Sequence[Item]], n_processes: int) -> Iterable[list[Answered]]:
+    """The answers to each chunk of questions, in order."""
+    if n_processes == 1:
+        yield from map(asked, chunks)
+        return
+    with ProcessPoolExecutor(n_processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(asked, chunks)
 
 
 def lowest_ratio(parts: Iterable[Part]) -> float:

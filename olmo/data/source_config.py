@@ -151,6 +151,8 @@ class SourceConfig(BaseConfig):
             given = [n for n in ("path", "image_root", "style") if getattr(self, n) is not None]
             if given:
                 raise OLMoConfigurationError("scenes are drawn, not read; leave it out", given[0])
+            if self.split not in ("train", "val"):
+                raise OLMoConfigurationError(f"must be train or val for what is drawn, got {self.split!r}", "split")
         elif self.path is None:
             raise OLMoConfigurationError(f"is required with kind: {self.kind.value}", "path")
 

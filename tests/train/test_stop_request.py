@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,17 @@ from olmo.train.run import build_trainer
 from olmo.train.stop_request import SIGNALS, StopRequest
 from olmo.train.trainer import Trainer
 from olmo.train.watch.base import Watcher
+
+DEFAULTS = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Signals as a shell's foreground has them: a test run in the background would ignore Ctrl-C."""
+    before = {number: signal.signal(number, default) for number, default in DEFAULTS.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class SignalAt(Watcher):
