@@ -1,7 +1,7 @@
 """How well a model answers questions about scenes it has never seen, beside the same model without the picture.
 
-    python benchmarks/nano.py                   500 scenes, one question of each task a scene allows
-    python benchmarks/nano.py --profile wide    1000 harder scenes; see nano_profiles.py
+    python benchmarks/nano.py                   1000 scenes, one question of each task a scene allows
+    python benchmarks/nano.py --profile basic   500 easier scenes; see nano_profiles.py
     python benchmarks/nano.py --art SHEET.png   also scenes in other art, from a sprite sheet
     python benchmarks/nano.py --quick           60 scenes
     python benchmarks/nano.py --save            also write benchmarks/results/nano.json

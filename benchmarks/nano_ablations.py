@@ -101,8 +101,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--start", type=Path, required=True, help="checkpoint that every row starts from")
-    parser.add_argument("--steps", type=int, default=120, help="steps of 8 pictures")
-    parser.add_argument("--scenes", type=int, default=120, help="unseen scenes that each row is measured on")
+    parser.add_argument("--steps", type=int, default=600, help="steps of 8 pictures")
+    parser.add_argument("--scenes", type=int, default=300, help="unseen scenes that each row is measured on")
     parser.add_argument("--only", nargs="*", default=(), help="names of rows; by default all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/nano_ablations.json")

@@ -51,9 +51,9 @@ PROFILES: Mapping[str, Profile] = {
         floors={"naming": 0.95, "counting": 0.90, "pointing_f1": 0.90, "reading": 0.90, "position": 0.90},
     ),
 }
-"""Profiles by name. `basic` is what a CPU alone can train, `wide` what molmo-nano is meant to know."""
+"""Profiles by name. `basic` is what the first molmo-nano knew, `wide` what it is meant to know."""
 
-DEFAULT_PROFILE = "basic"
+DEFAULT_PROFILE = "wide"
 """What the bundled model was trained on."""
 
 ART_FLOORS: Mapping[str, float] = {"naming": 0.50, "pointing_f1": 0.70}

@@ -3,8 +3,8 @@
 A token that both tokenizers know keeps its row; a new one starts as the mean of the rows that spelt it before. All
 other weights stay, unless `--vit` names the result of a run that trained the picture encoder alone.
 
-    python scripts/grow_nano.py olmo/models/nano configs/molmo-nano-wide runs/nano_grown
-    python scripts/grow_nano.py olmo/models/nano configs/molmo-nano-wide runs/nano_seeing --vit runs/nano_wide_vit/final
+    python scripts/grow_nano.py runs/nano_places_more/final configs/molmo-nano-wide runs/nano_grown
+    python scripts/grow_nano.py TRAINED CONFIG OUT --vit runs/nano_wide_vit/final
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def run_dir(tiny_model: Molmo, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def arguments(run_dir: Path, *more: str) -> list[str]:
-    return ["--run-dir", str(run_dir), *more]
+    return ["--run-dir", str(run_dir), "--profile", "basic", *more]
 
 
 def test_last_line_is_the_result(nano: ModuleType, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
