@@ -35,9 +35,9 @@ from olmo.eval.report import ScenesReport, TaskResult
 from olmo.eval.scenes_eval import Answered, Item, answer_items, summarise
 from olmo.exceptions import OLMoCheckpointError, OLMoError, OLMoInputError
 from olmo.io import write_atomic
+from olmo.models.auto import from_pretrained
 from olmo.models.base import ModelBase
 from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
-from olmo.models.molmo.molmo import Molmo
 
 RESULT = RESULTS / "nano.json"
 QUICK_SCENES = 60
@@ -167,11 +167,11 @@ def load_model(args: argparse.Namespace) -> tuple[ModelBase, dict[str, Any]]:
         model, step = model_of_run(args.run_dir)
         return model.to(args.device), {"model": args.run_dir.name, "step": step}
     if args.model is None:
-        return Molmo.from_pretrained(bundled_model_folder(), device=args.device), {"model": BUNDLED_MODEL}
-    return Molmo.from_pretrained(args.model, device=args.device), {"model": Path(args.model).name}
+        return from_pretrained(bundled_model_folder(), device=args.device), {"model": BUNDLED_MODEL}
+    return from_pretrained(args.model, device=args.device), {"model": Path(args.model).name}
 
 
-def model_of_run(run_dir: Path) -> tuple[Molmo, int]:
+def model_of_run(run_dir: Path) -> tuple[ModelBase, int]:
     """The model of a training run at its last checkpoint, and the step of that."""
     complete = sorted(marker.parent for marker in run_dir.glob("step*/COMPLETE"))
     if not complete:
@@ -179,7 +179,7 @@ def model_of_run(run_dir: Path) -> tuple[Molmo, int]:
             f"{run_dir} holds no complete checkpoint (step*/COMPLETE); give the run_dir of a language run, or wait for "
             "its first checkpoint"
         )
-    return Molmo.from_pretrained(complete[-1]), int(complete[-1].name.removeprefix("step"))
+    return from_pretrained(complete[-1]), int(complete[-1].name.removeprefix("step"))
 
 
 def run(

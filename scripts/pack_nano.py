@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from olmo.models.molmo.molmo import Molmo
+from olmo.models.auto import from_pretrained
 
 TARGET = Path(__file__).resolve().parents[1] / "olmo" / "models" / "nano"
 LIMIT_BYTES = 16 * 1024 * 1024
@@ -16,7 +16,7 @@ LIMIT_BYTES = 16 * 1024 * 1024
 
 def main(trained: Path) -> None:
     """Write the bundled model from a trained checkpoint."""
-    model = Molmo.from_pretrained(trained, dtype="float16")
+    model = from_pretrained(trained, dtype="float16")
     model.save_checkpoint(TARGET, sharded=False)
     size = sum(p.stat().st_size for p in TARGET.rglob("*") if p.is_file())
     if size > LIMIT_BYTES:
