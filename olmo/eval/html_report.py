@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from olmo.data.source import Source
-from olmo.eval.report_frames import frame_sheet
+from olmo.eval.report_frames import report_sheet
 from olmo.eval.runner import EvalResult
 from olmo.eval.scoring import ScoredItem
 from olmo.io import write_atomic
@@ -120,7 +120,7 @@ def _pictures(one: ScoredItem, source: Source) -> str:
     shown = parse_example(source.at(one.item.row), takes_video=True)
     times = one.item.frame_seconds or ((),) * len(shown.videos)
     sheets = [
-        _image(frame_sheet(video, seconds, shown.start_s, shown.end_s), "frames")
+        _image(report_sheet(video, seconds, shown.start_s, shown.end_s), "frames")
         for video, seconds in zip(shown.videos, times, strict=True)
     ]
     pictures = [_picture(image, one if number == 0 else None) for number, image in enumerate(shown.images)]

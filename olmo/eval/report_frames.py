@@ -20,7 +20,7 @@ MAX_FRAMES = 16
 CELL_PX = 160
 
 
-def frame_sheet(video: Any, seconds: Sequence[float], start_s: float | None, end_s: float | None) -> Image.Image:
+def report_sheet(video: Any, seconds: Sequence[float], start_s: float | None, end_s: float | None) -> Image.Image:
     """Frames side by side, each with its time.
 
     Args:

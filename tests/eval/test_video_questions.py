@@ -23,7 +23,7 @@ from olmo.engine.choosing import letter_tokens, likeliest_letters
 from olmo.eval.asking import AskingOptions, ChooseBy
 from olmo.eval.html_report import write_report
 from olmo.eval.predictions import PREDICTIONS_FILE, SETTINGS_FILE
-from olmo.eval.report_frames import frame_sheet
+from olmo.eval.report_frames import report_sheet
 from olmo.eval.runner import evaluate, run_task
 from olmo.eval.tasks import EvalTask
 from olmo.exceptions import OLMoInputError
@@ -129,14 +129,14 @@ def test_the_report_shows_frames_with_their_times(task: EvalTask, video_model: V
 
 def test_the_frames_of_a_report_are_those_of_the_part(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "a.gif", n=8)
-    shown = np.asarray(frame_sheet(str(clip), [0.0, 0.5], 1.0, None))
+    shown = np.asarray(report_sheet(str(clip), [0.0, 0.5], 1.0, None))
     frames = square_frames(8)
     for number, index in enumerate((4, 6)):  # 1.0 s and 1.5 s of the clip
         left = 8 + number * (shown.shape[1] - 8) // 2
         assert np.abs(shown[8 + 24, left : left + 48, 0].astype(int) - frames[index][24, :, 0]).max() < 12
-    assert frame_sheet(str(clip), [], None, None).size[0] > 0
+    assert report_sheet(str(clip), [], None, None).size[0] > 0
     with pytest.raises(OLMoInputError, match="does not exist"):
-        frame_sheet(str(tmp_path / "none.mp4"), [0.0], None, None)
+        report_sheet(str(tmp_path / "none.mp4"), [0.0], None, None)
 
 
 def test_tasks_know_whether_they_show_videos(task: EvalTask, tmp_path: Path) -> None:

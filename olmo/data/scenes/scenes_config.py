@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from olmo.config import BaseConfig, ConfigEnum
 from olmo.data.scenes.art import ConceptSet
+from olmo.data.scenes.config_checks import check_art, check_ranges, checked_weights
 from olmo.exceptions import OLMoConfigurationError
 
 
@@ -91,7 +92,7 @@ class ScenesConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low, high in (
+        ranges = (
             ("image_size", 64, 4096),
             ("min_object_share", 0.1, 0.5),
             ("max_object_share", self.min_object_share, 0.5),
@@ -104,12 +105,9 @@ class ScenesConfig(BaseConfig):
             ("absent_share", 0, 1),
             ("questions_per_scene", 1, 1000),
             ("point_step_percent", 0.5, 20 * self.min_object_share),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise OLMoConfigurationError(f"{value} is out of range; allowed: {low} to {high}", name)
-        if not self.art:
-            raise OLMoConfigurationError("must name at least one style", "art")
+        )
+        check_ranges(self, ranges)
+        check_art(self.art)
         if any(not 64 <= side <= 4096 for side in self.image_sizes):
             raise OLMoConfigurationError(f"{self.image_sizes}: each side must be 64 to 4096 px", "image_sizes")
         if abs(100 / self.point_step_percent - round(100 / self.point_step_percent)) > 1e-9:
@@ -123,9 +121,7 @@ class ScenesConfig(BaseConfig):
                 f"allowed: max_objects * min_object_share ** 2 <= 0.25; lower one of them",
                 "max_objects",
             )
-        self.task_weights = {Task.parse(k).value: v for k, v in self.task_weights.items()}
-        if not any(v > 0 for v in self.task_weights.values()) or any(v < 0 for v in self.task_weights.values()):
-            raise OLMoConfigurationError("weights must be 0 or more, and one of them above 0", "task_weights")
+        self.task_weights = checked_weights(self.task_weights, Task)
 
     def asked_tasks(self) -> list[Task]:
         """Tasks with a weight above 0, in the order of `Task`."""

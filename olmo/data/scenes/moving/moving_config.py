@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from olmo.config import BaseConfig, ConfigEnum
 from olmo.data.scenes.art import ConceptSet
+from olmo.data.scenes.config_checks import check_art, check_ranges, checked_weights
 from olmo.exceptions import OLMoConfigurationError
 
 
@@ -86,7 +87,7 @@ class MovingScenesConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low, high in (
+        ranges = (
             ("image_size", 64, 4096),
             ("photo_share", 0, 1),
             ("min_frames", 8, 1000),
@@ -99,17 +100,12 @@ class MovingScenesConfig(BaseConfig):
             ("pan_share", 0, 1),
             ("clutter", 0, 20),
             ("questions_per_clip", 1, 1000),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise OLMoConfigurationError(f"{value} is out of range; allowed: {low} to {high}", name)
-        if not self.art:
-            raise OLMoConfigurationError("must name at least one style", "art")
+        )
+        check_ranges(self, ranges)
+        check_art(self.art)
         if not self.rates or any(not rate > 0 for rate in self.rates):
             raise OLMoConfigurationError(f"must hold rates above 0, got {self.rates}", "rates")
-        self.task_weights = {MovingTask.parse(k).value: v for k, v in self.task_weights.items()}
-        if not any(v > 0 for v in self.task_weights.values()) or any(v < 0 for v in self.task_weights.values()):
-            raise OLMoConfigurationError("weights must be 0 or more, and one of them above 0", "task_weights")
+        self.task_weights = checked_weights(self.task_weights, MovingTask)
 
     def asked_tasks(self) -> list[MovingTask]:
         """Tasks with a weight above 0, in the order of `MovingTask`."""
