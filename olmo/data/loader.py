@@ -7,6 +7,7 @@ number of ranks or workers learns from the same examples. It knows neither model
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -176,6 +177,7 @@ class StepLoader:
             num_workers=self.n_workers,
             prefetch_factor=min(MOST_TASKS_AHEAD, max(2, EXAMPLES_AHEAD // longest)),
             collate_fn=_unchanged,
+            worker_init_fn=_leave_signals_to_the_run,
         )
         return iter(loader)
 
@@ -258,6 +260,13 @@ class _Lazily:
 
 def _unchanged(value: Any) -> Any:
     return value
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """torchrun and terminals signal a whole group; the run then takes one more step, for which it needs its workers."""
+    del worker
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _each_tensor(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:

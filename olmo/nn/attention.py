@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
+from olmo.nn.attention_kernel import attend
 from olmo.nn.flex_mask import attend_in_blocks
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.linear import linear
@@ -107,7 +108,7 @@ class Attention(nn.Module):
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> Tensor:
-        """Fused attention; heads joined, `[B, L, H Dh]`."""
+        """Attention by the quickest kernel; heads joined, `[B, L, H Dh]`."""
         batch, n_heads, length, head_dim = q.shape
         dropout = self.dropout if self.training else 0.0
         if context.blocks is not None:
@@ -119,9 +120,7 @@ class Attention(nn.Module):
             q = q.reshape(batch, self.n_kv_heads, -1, head_dim)  # [B, Hkv, H/Hkv, Dh]
             heads = F.scaled_dot_product_attention(q, k, v, attn_mask=context.bias, dropout_p=dropout)
             return heads.reshape(batch, 1, self.q_width)
-        heads = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=context.bias, dropout_p=dropout, is_causal=context.is_causal, enable_gqa=grouped
-        )
+        heads = attend(q, k, v, context.bias, dropout, context.is_causal)
         return heads.transpose(1, 2).reshape(batch, length, self.q_width)
 
     def _attend_eager(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:

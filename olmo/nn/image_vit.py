@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from olmo.exceptions import OLMoConfigurationError, OLMoInputError
+from olmo.nn.attention_kernel import attend
 from olmo.nn.linear import linear
 from olmo.nn.vit_presets import VitSpec
 
@@ -97,8 +98,8 @@ def float32_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     # Under autocast the caller asked for the lower precision, and the operator would cast back down anyway.
     if query.dtype is torch.float32 or torch.is_autocast_enabled(query.device.type):
-        return F.scaled_dot_product_attention(query, key, value)
-    return F.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(query.dtype)
+        return attend(query, key, value)
+    return attend(query.float(), key.float(), value.float()).to(query.dtype)
 
 
 def init_linear(layer: nn.Linear, generator: torch.Generator | None) -> None:

@@ -73,8 +73,8 @@ class TrainConfig(BaseConfig):
     """A training run."""
 
     task: TrainTaskName = TrainTaskName.language
-    """`language`: the whole model, on answers; `grounded_language`: besides, picture tokens name what they show;
-    `patch_naming`: the ViT alone, to say what patches show. The last two are for Scenes."""
+    """`language`: the whole model, on answers; `grounded_language`: besides, the picture tokens of Scenes name what
+    they show; `patch_naming`: the ViT alone, to say what patches of Scenes show."""
 
     model: str | None = None
     """Configuration of the model: a YAML file or a folder with config.yaml, relative to this file. None: that of

@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -33,13 +35,17 @@ def heard() -> Iterator[None]:
 
 
 class SignalAt(Watcher):
-    """Sends this process a signal after a step, as a batch system does at any time."""
+    """Sends this process and its children a signal after a step, as batch systems and torchrun do at any time."""
 
     def __init__(self, step: int, number: signal.Signals) -> None:
         self.at, self.number = step, number
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         if step == self.at:
+            children = [str(child.pid) for child in multiprocessing.active_children()]
+            if children:  # from outside: workers take a signal of their own parent for a farewell
+                subprocess.run(["kill", f"-{self.number.value}", *children], check=True)
+                time.sleep(0.5)  # one that dies of it is noticed by then
             os.kill(os.getpid(), self.number)
 
 
@@ -83,6 +89,18 @@ def test_a_stopped_run_goes_on_bit_for_bit(number: signal.Signals, recipe: Path,
         assert torch.equal(a, b), name
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_workers_that_load_data_outlive_the_signal(recipe: Path, tmp_path: Path) -> None:
+    stopped = signalled(recipe, 2, signal.SIGTERM, "n_workers=2")
+    assert stopped.step == 2 and (tmp_path / "run" / "step00000002" / "COMPLETE").is_file()
+    resumed = build_trainer(recipe, ["checkpoint.every_steps=100", "n_workers=2"])
+    resumed.fit()
+    assert (tmp_path / "run" / "final").is_dir()
+    deadline = time.monotonic() + 20
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not multiprocessing.active_children(), "workers end with their run"
 
 
 def test_in_the_last_step_the_run_just_ends(recipe: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from olmo.data.scenes.art import ANGLE_STEP_DEG, Concept, ConceptSet, Sprite, concepts, sprite
 from olmo.data.scenes.backgrounds import KINDS, Background, draw_clutter, make_background, photo_background
+from olmo.data.scenes.restyle import restyled
 from olmo.data.scenes.scenes_config import ScenesConfig
 from olmo.data.scenes.signs import WORDS, draw_sign, letter_boxes, word_mask
 
@@ -116,6 +117,9 @@ def make_scene(seed: int, config: ScenesConfig | None = None) -> Scene:
         left, top = word_box[:2]
         draw_sign(rng, canvas, letters, left, top)
         on_plate = tuple((left + a, top + b, left + c, top + d) for a, b, c, d in letter_boxes(word, font_px))
+    if config.restyle_share:
+        changed = rng.random(len(sprites)) < config.restyle_share
+        sprites = [p._replace(drawn=restyled(rng, p.drawn)) if c else p for p, c in zip(sprites, changed, strict=True)]
     object_map = np.zeros((side, side), dtype=np.uint8)
     gains = rng.uniform(0.85, 1.1, len(boxes))
     for k, (placed, box) in enumerate(zip(sprites, boxes, strict=True), start=1):

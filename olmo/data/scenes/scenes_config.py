@@ -41,6 +41,9 @@ class ScenesConfig(BaseConfig):
     art: list[str] = field(default_factory=lambda: ["noto"])
     """Styles of art, one drawn per object: `noto`, `fluent`, or the path of another sprite sheet."""
 
+    restyle_share: float = 0.0
+    """Share of things drawn with other colours, flat fills or dark outlines, 0 to 1; for models that meet other art."""
+
     photo_share: float = 0.0
     """Share of scenes on a photograph instead of a drawn background, 0 to 1."""
 
@@ -99,6 +102,7 @@ class ScenesConfig(BaseConfig):
             ("max_kinds", 1, 4),
             ("max_count", 1, 10),
             ("max_objects", max(self.max_count, self.max_kinds), 14),
+            ("restyle_share", 0, 1),
             ("photo_share", 0, 1),
             ("clutter", 0, 20),
             ("word_share", 0, 1),

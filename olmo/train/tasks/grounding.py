@@ -4,14 +4,16 @@ The loss is taken where the language model reads pictures: the embedding of a pi
 connector, goes through the model's own output head, and the right word is the name of the thing that covers the patch.
 The plural stands on the patch that holds the thing's point, so things can be told apart and counted; on a sign it is
 the word. It costs one small matrix product and puts the pictures' tokens where the words are, so that "find the tokens
-that match this word" is there from the start. Only Scenes knows what each patch shows, so this is for Scenes alone.
+that match this word" is there from the start. Only Scenes knows what each patch shows; examples of other sources beside
+it learn from their answers alone.
 
 Measured on molmo-nano: see docs/log.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from olmo.data.scenes.signs import WORDS
 from olmo.data.source_config import SourceKind
 from olmo.exceptions import OLMoConfigurationError
 from olmo.models.base import ModelBase
+from olmo.models.picture_inputs import PictureInputs
 from olmo.preprocessing.preprocessor import Preprocessor
 from olmo.preprocessing.preprocessor_config import CropMode
 from olmo.tokenizer import Tokenizer
@@ -36,7 +39,7 @@ from olmo.train.train_config import TrainConfig
 
 IGNORE = -100
 PICTURE_WORDS = "picture_words"
-"""Key of an example: the token that names what each picture token shows, int64 `[tokens]`, -100 for none."""
+"""Key of an example: the token that names what each picture token shows, int64 `[N, tokens]`, -100 for none."""
 TALLIES = ("loss_answers", "loss_grounding", "share_grounded")
 
 
@@ -68,7 +71,7 @@ def _first_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> np.ndarray:
 
 
 class PrepareGrounded(PrepareExample):
-    """As for the language task, with the words for the picture tokens."""
+    """As for the language task, with the words for picture tokens; frames and pictures of other sources have none."""
 
     def __init__(self, preprocessor: Preprocessor, source_names: Sequence[str], words: PatchWords) -> None:
         super().__init__(preprocessor, source_names)
@@ -76,21 +79,26 @@ class PrepareGrounded(PrepareExample):
 
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Tensors of one example."""
-        words = torch.from_numpy(self.words(example["metadata"]["scene"]))
-        return {**super().__call__(example, rng), PICTURE_WORDS: words}
+        tensors = super().__call__(example, rng)
+        scene = (example.get("metadata") or {}).get("scene")
+        n_crops = len(tensors["images"]) if "images" in tensors else 0
+        words = torch.full((n_crops, self.words.grid**2), IGNORE)
+        if isinstance(scene, Scene):
+            words[0] = torch.from_numpy(self.words(scene))
+        return {**tensors, PICTURE_WORDS: words}
 
 
 class CollateGrounded(CollateRows):
-    """As for the language task; the words of all pictures follow one another as the pictures do."""
+    """As for the language task; the words of all crops follow one another as the crops do."""
 
     def __call__(self, rows: Sequence[Any]) -> Batch:
         """A padded batch of rows; a row is an example or a list of them."""
         examples = [example for row in rows for example in (row if isinstance(row, list) else [row])]
-        return {**super().__call__(rows), PICTURE_WORDS: torch.stack([e[PICTURE_WORDS] for e in examples])}
+        return {**super().__call__(rows), PICTURE_WORDS: torch.cat([e[PICTURE_WORDS] for e in examples])}
 
 
 class GroundedLanguageTask(LanguageTask):
-    """The language task with the second loss, for Scenes.
+    """The language task with the second loss, for Scenes and what is mixed with it.
 
     Args:
         config: the recipe; `grounding_weight` weighs the second loss.
@@ -108,9 +116,10 @@ class GroundedLanguageTask(LanguageTask):
                 "parallel.strategy",
             )
         groups = config.data.resolved_groups()
-        if any(source.kind is not SourceKind.scenes for group in groups for source in group.sources):
+        if all(source.kind is not SourceKind.scenes for group in groups for source in group.sources):
             raise OLMoConfigurationError(
-                "grounded_language needs to know what each patch shows, as Scenes alone does; leave other sources out",
+                "grounded_language needs to know what each patch shows, as Scenes alone does; add a source of kind "
+                "scenes, or take task: language",
                 "data",
             )
         spec = model.config.image_spec
@@ -128,26 +137,43 @@ class GroundedLanguageTask(LanguageTask):
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, Tally]:
         """Mean loss of the answers plus the weighted mean loss of the picture tokens."""
-        backbone, words = self.model.vision_backbone, batch[PICTURE_WORDS]
         if not self.module.training:
             return super().loss(_without_words(batch))
-        assert backbone is not None, "checked at construction"
-        features: list[torch.Tensor] = []
-        handle = backbone.register_forward_hook(lambda _module, _inputs, output: features.append(output))
-        try:
+        with _encoded(self.model) as features:
             answers, tally = super().loss(_without_words(batch))
-        finally:
-            handle.remove()
-        grounding, share = self._grounding(features[0], words)
-        seen = {"loss_answers": (answers.detach(), 1.0), "loss_grounding": (grounding.detach(), 1.0)}
-        return answers + self.config.grounding_weight * grounding, {**tally, **seen, "share_grounded": (share, 1.0)}
+        grounding, share, n = self._grounding(features, batch[PICTURE_WORDS])
+        seen = {"loss_answers": (answers.detach(), 1.0), "loss_grounding": (grounding.detach() * n, n)}
+        return answers + self.config.grounding_weight * grounding, {**tally, **seen, "share_grounded": (share * n, n)}
 
-    def _grounding(self, features: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss and share of right words, of picture tokens `[M, tokens, D]` and their words `[M, tokens]`."""
+    def _grounding(
+        self, features: Sequence[torch.Tensor], words: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Loss, share of right words and their number, of picture tokens `[M, tokens, D]` and words `[M, tokens]`."""
         llm, is_named = self.model.llm, words != IGNORE
-        logits = llm.logits(llm.ln_f(features[is_named])).float()  # [n, V]
+        if not bool(is_named.any()):
+            return words.new_zeros((), dtype=torch.float32), words.new_zeros((), dtype=torch.float32), 0.0
+        tokens = features[0][:, : words.shape[1]]
+        logits = llm.logits(llm.ln_f(tokens[is_named])).float()  # [n, V]
         wanted = words[is_named]
-        return F.cross_entropy(logits, wanted), (logits.argmax(dim=-1) == wanted).float().mean()
+        share = (logits.argmax(dim=-1) == wanted).float().mean()
+        return F.cross_entropy(logits, wanted), share, float(len(wanted))
+
+
+@contextmanager
+def _encoded(model: ModelBase) -> Iterator[list[torch.Tensor]]:
+    """Collects what `model.encode_images` returns while the context is open."""
+    features: list[torch.Tensor] = []
+    encode = model.encode_images
+
+    def recording(pictures: PictureInputs) -> torch.Tensor:
+        features.append(encode(pictures))
+        return features[-1]
+
+    model.encode_images = recording  # type: ignore[method-assign]
+    try:
+        yield features
+    finally:
+        del model.encode_images
 
 
 def _without_words(batch: Batch) -> Batch:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from olmo.data.scenes import concepts, make_scene
 from olmo.data.scenes.patch_targets import patch_targets
@@ -62,8 +63,9 @@ def test_loss_is_the_sum_of_both(grounded: Path) -> None:
     task.module.train()
     torch.manual_seed(0)
     total, tally = task.loss(batch)
-    answers, grounding = tally["loss_answers"][0], tally["loss_grounding"][0]
-    assert total.item() == pytest.approx(float(answers) + 2.0 * float(grounding), rel=1e-6)
+    answers, (grounding, n_words) = tally["loss_answers"][0], tally["loss_grounding"]
+    assert n_words == (batch[PICTURE_WORDS] != IGNORE).sum()
+    assert total.item() == pytest.approx(float(answers) + 2.0 * float(grounding) / n_words, rel=1e-6)
     task.module.eval()
     alone, _ = task.loss(batch)
     assert float(alone) == pytest.approx(float(answers), rel=1e-5), "an evaluation takes the loss of the answers alone"
@@ -77,13 +79,41 @@ def test_a_packed_row_keeps_the_order_of_pictures(grounded: Path) -> None:
     assert torch.equal(apart[PICTURE_WORDS], packed[PICTURE_WORDS])
 
 
+def test_sources_beside_scenes_learn_from_answers_alone(grounded: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "teal").save(tmp_path / "plain.png")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        '{"image": "plain.png", "question": "Which colour?", "answer": "teal"}\n{"question": "a", "answer": "b"}\n'
+    )
+    values = yaml.safe_load(grounded.read_text())
+    scenes = values["data"]["sources"][0]
+    values["data"]["sources"] = [{**scenes, "rate": 0.5}, {"kind": "jsonl", "path": str(rows), "rate": 0.5}]
+    grounded.write_text(yaml.safe_dump(values))
+    task = build_trainer(grounded).task
+    rng = np.random.default_rng(0)
+    examples = [task.stream[i] for i in range(12)]
+    prepared = [task.prepare(example, rng) for example in examples]
+    for example, tensors in zip(examples, prepared, strict=True):
+        has_scene = "scene" in example["metadata"]
+        assert bool((tensors[PICTURE_WORDS] != IGNORE).any()) == has_scene
+        assert len(tensors[PICTURE_WORDS]) == len(tensors.get("images", ()))
+    assert 0 < sum("scene" in example["metadata"] for example in examples) < 12
+    others = [t for e, t in zip(examples, prepared, strict=True) if "scene" not in e["metadata"]]
+    task.module.train()
+    total, tally = task.loss(task.collate(others))
+    assert float(total) == float(tally["loss_answers"][0])
+    mixed, parts = task.loss(task.collate(prepared))
+    mixed.backward()
+    assert parts["loss_grounding"][0] > 0 and float(mixed) > float(parts["loss_answers"][0])
+
+
 def test_other_data_and_sharding_are_refused(grounded: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n')
     values = yaml.safe_load(grounded.read_text())
     other = {**values, "data": {"sources": [{"kind": "jsonl", "path": str(tmp_path / "rows.jsonl")}]}}
     path = tmp_path / "other.yaml"
     path.write_text(yaml.safe_dump(other))
-    with pytest.raises(OLMoConfigurationError, match="Scenes alone"):
+    with pytest.raises(OLMoConfigurationError, match="kind scenes"):
         build_trainer(path)
     with pytest.raises(OLMoConfigurationError, match=r"parallel\.strategy"):
         build_trainer(grounded, ["parallel.strategy=fsdp2"])
