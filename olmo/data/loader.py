@@ -263,7 +263,7 @@ def _unchanged(value: Any) -> Any:
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """torchrun and terminals signal a whole group; the run then takes one more step, for which it needs its workers."""
+    """Terminals and torchrun signal a whole group; the run then takes one more step and needs its workers for it."""
     del worker
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

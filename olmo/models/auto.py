@@ -10,6 +10,7 @@ from olmo.config import read_config_file
 from olmo.exceptions import OLMoConfigurationError
 from olmo.io import resolve_model_folder
 from olmo.models.base import ModelBase
+from olmo.models.he_molmo.he_molmo import HeMolmo
 from olmo.models.molmo.load import native_config, released_config
 from olmo.models.molmo.molmo import Molmo
 from olmo.models.molmo.molmo_config import MolmoConfig
@@ -18,7 +19,7 @@ from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
 from olmo.nn.vision_config import ImagePooling
 from olmo.preprocessing.video.video_spec import AUTO_RESOLUTION
 
-MODELS: dict[str, type[ModelBase]] = {"molmo": Molmo, "video_olmo": VideoOlmo}
+MODELS: dict[str, type[ModelBase]] = {"molmo": Molmo, "video_olmo": VideoOlmo, "he_molmo": HeMolmo}
 """Every model class by its `model_name`."""
 
 

@@ -20,7 +20,7 @@ from olmo.models.llm_inputs import LlmInputs, visible_keys
 from olmo.models.logits import logits_and_loss
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.outputs import OLMoGenerateOutput, OLMoOutput, PastKeyValues
-from olmo.models.picture_inputs import GivenPictures, PictureInputs, fuse, image_groups, picture_inputs
+from olmo.models.picture_inputs import GivenPictures, PictureInputs, Seen, fuse, image_groups, picture_inputs
 from olmo.models.text_inputs import Past, TextInputs, check_context, refuse_unknown_arguments, row_lengths, text_inputs
 from olmo.models.wrap_policy import WrapPolicy, parameters_by_part, wrap_policy
 from olmo.nn.kv_cache import KVCache
@@ -41,6 +41,8 @@ class ModelBase(nn.Module):
     config_class: ClassVar[type[MolmoConfig]] = MolmoConfig
     crop_arguments: ClassVar[tuple[str, ...]] = ()
     """Further tensors `[B, N, ...]` beside `images` that `forward` and `generate` take."""
+    choice_arguments: ClassVar[tuple[str, ...]] = ()
+    """Further settings of a call that decide what stays of the pictures."""
 
     def __init__(self, config: MolmoConfig, *, seed: int = 0) -> None:
         super().__init__()
@@ -97,8 +99,8 @@ class ModelBase(nn.Module):
             logits_at: `"all"` positions, the `"last"` real one of each row (`[B, 1, V]`), or `"labels"`: only where a
                 loss is taken (`[n, V]`), which saves most of the memory in training.
             z_loss: coefficient of the softmax z-loss.
-            **kwargs: what `crop_arguments` names. `metadata` is passed over, so that a collated batch can be handed in
-                whole; nothing else is taken.
+            **kwargs: what `crop_arguments` and `choice_arguments` name. `metadata` is passed over, so that a collated
+                batch can be handed in whole; nothing else is taken.
 
         Returns:
             OLMoOutput with logits and, given labels, the loss.
@@ -106,7 +108,8 @@ class ModelBase(nn.Module):
         Raises:
             OLMoInputError: a shape, range or combination that cannot be meant, or an unknown argument.
         """
-        refuse_unknown_arguments("forward", kwargs, ("metadata", *self.crop_arguments))
+        further = (*self.crop_arguments, *self.choice_arguments)
+        refuse_unknown_arguments("forward", kwargs, ("metadata", *further))
         if past_key_values is not None and images is not None:
             raise OLMoInputError("images cannot be passed together with past_key_values; they belong to the first call")
         text = text_inputs(
@@ -114,8 +117,8 @@ class ModelBase(nn.Module):
             subsegment_ids=subsegment_ids, labels=labels, loss_masks=loss_masks, past=past_key_values,
             device=self.device,
         )  # fmt: skip
-        crops = {name: kwargs[name] for name in self.crop_arguments if name in kwargs}
-        inputs = self.llm_inputs(text, images, image_masks, image_input_idx, **crops)
+        given = {name: kwargs[name] for name in further if name in kwargs}
+        inputs = self.llm_inputs(text, images, image_masks, image_input_idx, **given)
         if use_cache is None:
             is_learning = self.training or torch.is_grad_enabled() or labels is not None
             use_cache = past_key_values is not None or not is_learning
@@ -124,13 +127,16 @@ class ModelBase(nn.Module):
             inputs, cache, output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
         logits, loss = logits_and_loss(self.llm, out.hidden, inputs, logits_at, z_loss)
+        aux = {**inputs.aux, **out.aux}
+        if loss is not None:
+            loss = sum((value for name, value in aux.items() if name.startswith("loss_")), start=loss)
         return OLMoOutput(
             logits=logits,
             loss=loss,
             past_key_values=PastKeyValues(cache.as_tuple(), inputs.attention_mask) if cache and use_cache else None,
             hidden_states=torch.stack(out.hidden_states) if out.hidden_states is not None else None,
             attentions=out.attentions,
-            aux=out.aux or None,
+            aux=aux or None,
         )
 
     def llm_inputs(
@@ -139,22 +145,36 @@ class ModelBase(nn.Module):
         images: torch.Tensor | None = None,
         image_masks: torch.Tensor | None = None,
         image_input_idx: torch.Tensor | None = None,
-        **crops: torch.Tensor | None,
+        **further: Any,
     ) -> LlmInputs:
-        """Embed, fuse the pictures in, apply the transforms; `crops` are what `crop_arguments` names."""
-        pictures = features = None
+        """Embed, fuse the pictures in, apply the transforms.
+
+        Args:
+            text: the tokens.
+            images: as in `forward`, like the next two.
+            image_masks: see there.
+            image_input_idx: see there.
+            **further: what `crop_arguments` and `choice_arguments` name.
+        """
+        seen = Seen(text)
         if images is not None:
+            crops = {name: further[name] for name in self.crop_arguments if name in further}
+            settings = {name: further[name] for name in self.choice_arguments if name in further}
             pictures = self.read_pictures(text.input_ids, (images, image_masks, image_input_idx), **crops)
-            features = self.encode_images(pictures)
-            text, pictures, features = self.choose_pictures(text, pictures, features)
-        check_context(int(text.position_ids.max()) + 1, self.config.llm)
+            seen = self.see(text, pictures, **settings)
+        check_context(int(seen.text.position_ids.max()) + 1, self.config.llm)
+        return self.transform(self.fused(seen))
+
+    def fused(self, seen: Seen) -> LlmInputs:
+        """Embeddings of the tokens with picture features added, and all that belongs to a token."""
+        text = seen.text
         embeds = self.llm.embed(text.input_ids)
-        if pictures is not None and features is not None:
-            embeds = fuse(embeds, features, pictures)
+        if seen.pictures is not None and seen.features is not None:
+            embeds = fuse(embeds, seen.features, seen.pictures)
         groups = None
         if self.config.bi_directional_attn is not None and self.config.vision_backbone is not None:
             groups = image_groups(text.input_ids, self.config.image_token_ids)
-        inputs = LlmInputs(
+        return LlmInputs(
             embeds=embeds,
             position_ids=text.position_ids,
             attention_mask=text.attention_mask,
@@ -162,8 +182,8 @@ class ModelBase(nn.Module):
             labels=text.labels,
             loss_weights=text.loss_weights,
             image_groups=groups,
+            aux=seen.aux,
         )
-        return self.transform(inputs)
 
     def read_pictures(self, input_ids: torch.Tensor, given: GivenPictures, **crops: Any) -> PictureInputs:
         """Check the pictures of a call and bring them to their one form; Molmo takes no further `crops`."""
@@ -176,11 +196,18 @@ class ModelBase(nn.Module):
         images = pictures.images.to(self.vision_backbone.image_vit.positional_embedding.dtype)
         return self.vision_backbone(images, pictures.image_masks)
 
+    def see(self, text: TextInputs, pictures: PictureInputs, **settings: Any) -> Seen:
+        """Encode pictures and choose what of them stays; `settings` are what `choice_arguments` names."""
+        return self.choose_pictures(text, pictures, self.encode_images(pictures), **settings)
+
     def choose_pictures(
-        self, text: TextInputs, pictures: PictureInputs, features: torch.Tensor
-    ) -> tuple[TextInputs, PictureInputs, torch.Tensor]:
-        """Leave out encoded pictures together with their tokens; Molmo keeps all. A variant may override this."""
-        return text, pictures, features
+        self, text: TextInputs, pictures: PictureInputs, features: torch.Tensor, **settings: Any
+    ) -> Seen:
+        """Leave out encoded pictures, or parts of them, together with their tokens; Molmo keeps all.
+
+        A variant may override this.
+        """
+        return Seen(text, pictures, features)
 
     def transform(self, inputs: LlmInputs) -> LlmInputs:
         """Changes between fusing and the language model; Molmo has none. A variant may override this."""
@@ -234,7 +261,8 @@ class ModelBase(nn.Module):
         Args:
             input_ids: `[B, L]` prompts, padded with -1 on either side, or `[L]`.
             images: as in `forward`; so are `image_masks`, `image_input_idx`, `attention_mask`, `position_ids`,
-                `subsegment_ids` and `crop_arguments` among the kwargs. What else a preprocessor returns is passed over.
+                `subsegment_ids`, `crop_arguments` and `choice_arguments` among the kwargs. What else a preprocessor
+                returns is passed over.
             max_new_tokens: most tokens to generate; the context length caps it.
             min_new_tokens: end tokens are forbidden before this many.
             do_sample: draw tokens instead of taking the best one.
@@ -370,7 +398,7 @@ class ModelBase(nn.Module):
             self._tokenizer = self.config.build_tokenizer()
         return self._tokenizer
 
-    def lengths_after_choice(self, text: TextInputs, pictures: Mapping[str, torch.Tensor | None]) -> torch.Tensor:
+    def lengths_after_choice(self, text: TextInputs, pictures: Mapping[str, Any]) -> torch.Tensor:
         """`[B]` int64: at most so many positions of each row reach the language model, with the pictures of a call."""
         return row_lengths(text)
 

@@ -24,9 +24,14 @@ class CachedStep:
     """One decoding step of a prefilled model: the `DecodeStep` that generation drives."""
 
     def __init__(
-        self, model: GeneratingModel, cache: KVCache, key_is_valid: torch.Tensor | None, next_positions: torch.Tensor
+        self,
+        model: GeneratingModel,
+        cache: KVCache,
+        key_is_valid: torch.Tensor | None,
+        next_positions: torch.Tensor,
+        aux: dict[str, torch.Tensor] | None = None,
     ) -> None:
-        self.llm, self.cache = model.llm, cache
+        self.llm, self.cache, self.aux = model.llm, cache, aux or None
         self.key_is_valid = key_is_valid  # [B, S] over all slots, None when new tokens may see every key
         self.positions = next_positions  # [B, 1]
 
@@ -72,19 +77,17 @@ def generate(model: GeneratingModel, input_ids: torch.Tensor, **options: Any) ->
     texts = []
     for ids, room in zip(tokens.token_ids.tolist(), request.room, strict=True):
         texts.append(_text(model, ids[:room], request.params, matcher))
-    return OLMoGenerateOutput(tokens.token_ids, texts, tokens.scores)
+    return OLMoGenerateOutput(tokens.token_ids, texts, tokens.scores, step.aux)
 
 
 def stream(model: GeneratingModel, input_ids: torch.Tensor, **options: Any) -> Iterator[str]:
     """See `ModelBase.stream`. The arguments are checked at once, the model runs when text is asked for."""
     request = read_request(model, input_ids, options)
     _require_one_row(request)
-    return (piece for piece, _ in _stream_steps(model, request) if piece)
+    return (piece for piece, _ in _stream_steps(model, request, {}) if piece)
 
 
-def prefill(
-    model: GeneratingModel, text: TextInputs, n_new: int, **pictures: torch.Tensor | None
-) -> tuple[CachedStep, torch.Tensor]:
+def prefill(model: GeneratingModel, text: TextInputs, n_new: int, **pictures: Any) -> tuple[CachedStep, torch.Tensor]:
     """Run prompts once.
 
     Args:
@@ -107,7 +110,7 @@ def prefill(
     if valid is not None:
         valid = torch.cat([valid, valid.new_ones(len(hidden), n_new)], dim=1)  # [B, L + n_new]
     positions = inputs.position_ids[rows, last][:, None] + 1
-    return CachedStep(model, cache, valid, positions), model.llm.logits(hidden[rows, last])
+    return CachedStep(model, cache, valid, positions, inputs.aux), model.llm.logits(hidden[rows, last])
 
 
 def _decoding(request: Request, matcher: StopStringMatcher) -> dict[str, Any]:
@@ -125,8 +128,8 @@ def _generate_streaming(
     model: GeneratingModel, request: Request, stream_to: Callable[[str], None]
 ) -> OLMoGenerateOutput:
     _require_one_row(request)
-    pieces, steps = [], []
-    for piece, step in _stream_steps(model, request):
+    pieces, steps, aux = [], [], dict[str, torch.Tensor]()
+    for piece, step in _stream_steps(model, request, aux):
         if piece:
             pieces.append(piece)
             stream_to(piece)
@@ -137,11 +140,14 @@ def _generate_streaming(
         token_ids=torch.stack([step.token_ids for step in steps], dim=1),  # [1, S]
         text=["".join(pieces)],
         scores=torch.stack(scores, dim=1) if scores else None,
+        aux=aux or None,
     )
 
 
-def _stream_steps(model: GeneratingModel, request: Request) -> Iterator[tuple[str, DecodedStep | None]]:
-    """Pairs of newly decodable text and decoding step; the last pair is (rest of the text, None).
+def _stream_steps(
+    model: GeneratingModel, request: Request, aux: dict[str, torch.Tensor]
+) -> Iterator[tuple[str, DecodedStep | None]]:
+    """Pairs of newly decodable text and decoding step; the last pair is (rest of the text, None). Fills `aux`.
 
     Gradients and dropout are off only while the model runs, not while whoever reads the stream does.
     """
@@ -149,6 +155,7 @@ def _stream_steps(model: GeneratingModel, request: Request) -> Iterator[tuple[st
     decoder, shown, is_start = IncrementalDecoder(model.tokenizer), StopStringFilter(matcher), True
     with torch.no_grad(), _eval_mode(model):
         step, logits = prefill(model, request.text, request.params.max_new_tokens, **request.pictures)
+    aux.update(step.aux or {})
     steps = decode_tokens(step, logits, request.params, **_decoding(request, matcher))
     while True:
         with torch.no_grad(), _eval_mode(model):

@@ -32,6 +32,7 @@ class GeneratingModel(Protocol):
     config: MolmoConfig
     llm: Llm
     crop_arguments: ClassVar[tuple[str, ...]]
+    choice_arguments: ClassVar[tuple[str, ...]]
 
     @property
     def device(self) -> torch.device:
@@ -50,11 +51,11 @@ class GeneratingModel(Protocol):
         images: torch.Tensor | None = None,
         image_masks: torch.Tensor | None = None,
         image_input_idx: torch.Tensor | None = None,
-        **crops: torch.Tensor | None,
+        **further: Any,
     ) -> LlmInputs:
         """Embed, fuse the pictures in, apply the transforms."""
 
-    def lengths_after_choice(self, text: TextInputs, pictures: Mapping[str, torch.Tensor | None]) -> torch.Tensor:
+    def lengths_after_choice(self, text: TextInputs, pictures: Mapping[str, Any]) -> torch.Tensor:
         """`[B]` int64: at most so many positions of each row reach the language model."""
 
     def run_llm(self, inputs: LlmInputs, cache: KVCache | None = None) -> LlmOutput:
@@ -71,7 +72,7 @@ class Request:
     text: TextInputs
     """The prompts."""
 
-    pictures: dict[str, torch.Tensor | None]
+    pictures: dict[str, Any]
     """The pictures and what goes with them, as given."""
 
     params: GenerationParams
@@ -94,7 +95,7 @@ def read_request(model: GeneratingModel, input_ids: torch.Tensor, options: dict[
         OLMoInputError: an unknown argument, one out of range, a prompt that is empty or fills the context.
     """
     settings = {name for name in GenerationParams.__dataclass_fields__ if name != "eos_token_ids"} | {"eos_token_id"}
-    shown = (*_PICTURE_ARGUMENTS, *model.crop_arguments)
+    shown = (*_PICTURE_ARGUMENTS, *model.crop_arguments, *model.choice_arguments)
     others = {"logits_processors", "seed", "generator", *shown, *_TEXT_ARGUMENTS, *_PASSED_OVER}
     refuse_unknown_arguments("generate", options, settings | others | {"stream"})
     text = text_inputs(
@@ -123,7 +124,7 @@ def read_request(model: GeneratingModel, input_ids: torch.Tensor, options: dict[
     )
 
 
-def _room(text: TextInputs, pictures: Mapping[str, torch.Tensor | None], model: GeneratingModel) -> list[int]:
+def _room(text: TextInputs, pictures: Mapping[str, Any], model: GeneratingModel) -> list[int]:
     """How many more tokens the context of each row can take."""
     context = model.config.llm.max_sequence_length
     if text.attention_mask is not None and not bool(text.attention_mask.any(dim=1).all()):

@@ -6,7 +6,7 @@ belongs to a token travels in this one object, a transform that shortens the seq
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
@@ -48,6 +48,9 @@ class LlmInputs:
 
     image_groups: torch.Tensor | None = None
     """`[B, L]` int64: 0 on text, 1, 2, ... on each run of picture tokens. Needed by bidirectional modes only."""
+
+    aux: dict[str, torch.Tensor] = field(default_factory=dict)
+    """What happened on the way, for `OLMoOutput.aux`; scalars whose names begin with `loss_` are added to the loss."""
 
     def last_real_position(self) -> torch.Tensor:
         """`[B]` int64 index, within L, of each row's last token that is not padding."""

@@ -60,3 +60,6 @@ class OLMoGenerateOutput(NamedTuple):
 
     scores: torch.Tensor | None = None
     """`[B, S]` log-probability of each token (beam search: `[B]`, of the sequence), if asked for."""
+
+    aux: dict[str, torch.Tensor] | None = None
+    """Auxiliary results of the prompt by name (selection), if there are any."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from olmo.exceptions import OLMoInputError
 from olmo.models.molmo.molmo_config import MolmoConfig
-from olmo.models.text_inputs import require_tensor
+from olmo.models.text_inputs import TextInputs, require_tensor
 from olmo.nn.vision_config import MolmoVisionBackboneConfig
 from olmo.preprocessing.image_tokens import UNUSED, ImageTokenIds, picture_starts, rebuild_image_input_idx
 
@@ -41,6 +41,23 @@ class PictureInputs:
 
     facts: torch.Tensor | None = None
     """`[M, 4]` float32 where crops may be frames: seconds (negative for pictures), patches a side, window h and w."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A batch after its pictures were encoded: what goes on to the language model."""
+
+    text: TextInputs
+    """The tokens; shorter than they came in where picture tokens were left out."""
+
+    pictures: PictureInputs | None = None
+    """The crops that are left, with the places of their features among these tokens."""
+
+    features: torch.Tensor | None = None
+    """`[M, tokens, D]` of them."""
+
+    aux: dict[str, torch.Tensor] = field(default_factory=dict)
+    """What the choice has to tell, for `OLMoOutput.aux`; names that begin with `loss_` are added to the loss."""
 
 
 def batched_images(

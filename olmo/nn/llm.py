@@ -82,8 +82,9 @@ class Llm(nn.Module):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         output_router_load: bool = False,
+        n_layers: int | None = None,
     ) -> LlmOutput:
-        """Run all blocks and the final norm.
+        """Run the blocks and the final norm.
 
         Args:
             embeds: `[B, L, D]`.
@@ -95,6 +96,7 @@ class Llm(nn.Module):
             output_hidden_states: Return the states between blocks.
             output_attentions: Return attention weights; slower.
             output_router_load: Return tokens per expert of every routed block in `aux`.
+            n_layers: Run only so many blocks from the first on, without a cache; None: all.
 
         Returns:
             Hidden states and what was asked for. With a cache, it is advanced by L.
@@ -107,7 +109,8 @@ class Llm(nn.Module):
             x = F.dropout(x, self.config.embedding_dropout)
         states: list[Tensor] = []
         attentions: list[Tensor] = []
-        for layer, block in enumerate(self.blocks):
+        assert n_layers is None or cache is None, "a cache is advanced by all layers together"
+        for layer, block in enumerate(self.blocks[:n_layers]):
             if output_hidden_states:
                 states.append(x)
             x, weights = block(x, context, keep, None if load is None else load[layer])

@@ -55,7 +55,7 @@ def score_frames(
         ids: of the picture tokens; the question is what follows the last of them and is no answer.
     """
     assert pictures.facts is not None, "frame_inputs gives them"
-    means, is_asked = question_means(embeds, _is_question(text, ids))
+    means, is_asked = question_means(embeds, is_question(text, ids))
     used = (pictures.token_index >= 0)[..., None].to(features.dtype)
     frames = (features * used).sum(dim=1) / used.sum(dim=1)  # [M, D]
     scores = scorer(means[pictures.rows], frames)
@@ -162,7 +162,7 @@ def _new_row(
     return NewRow(new, old[source], len(new) - (len(tokens) - n_before), n_before, places)
 
 
-def _is_question(text: TextInputs, ids: ImageTokenIds) -> torch.Tensor:
+def is_question(text: TextInputs, ids: ImageTokenIds) -> torch.Tensor:
     """`[B, L]`: real text after the last picture token that is not to be learned."""
     tokens = text.input_ids
     places = torch.arange(tokens.shape[1], device=tokens.device)

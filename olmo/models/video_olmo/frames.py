@@ -93,19 +93,19 @@ def encode_crops(
     for number, (is_frame, grid, *window) in enumerate(kinds.tolist()):
         members = (kind_of == number).nonzero()[:, 0]
         for chunk in members.split(batch_size or max(len(members), 1)):
-            given = (*_crops_of(backbone, pictures, chunk, grid), (window[0], window[1]) if is_frame else None)
+            given = (*crops_of(backbone, pictures, chunk, grid), (window[0], window[1]) if is_frame else None)
             features = checkpoint(backbone, *given, use_reentrant=False) if is_checkpointed else backbone(*given)
             parts.append(F.pad(features, (0, 0, 0, pictures.token_index.shape[1] - features.shape[1])))
             places.append(chunk)
     if not parts:  # where weights are sharded every process runs the encoder, also on nothing
-        features = backbone(*_crops_of(backbone, pictures, kind_of, backbone.config.vit.spec.grid))
+        features = backbone(*crops_of(backbone, pictures, kind_of, backbone.config.vit.spec.grid))
         return features.new_zeros(0, pictures.token_index.shape[1], features.shape[-1]) + features.sum()
     if len(parts) == 1:
         return parts[0]
     return torch.cat(parts)[torch.cat(places).argsort()]
 
 
-def _crops_of(
+def crops_of(
     backbone: MolmoVisionBackbone, pictures: PictureInputs, members: torch.Tensor, grid: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Pixels and masks of crops with `grid` patches a side, without what lies around smaller frames."""

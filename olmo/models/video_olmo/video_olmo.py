@@ -10,7 +10,7 @@ import torch
 
 from olmo.models.base import ModelBase
 from olmo.models.molmo.load import load_molmo
-from olmo.models.picture_inputs import GivenPictures, PictureInputs
+from olmo.models.picture_inputs import GivenPictures, PictureInputs, Seen
 from olmo.models.text_inputs import TextInputs
 from olmo.models.video_olmo.frame_choice import FrameScores, choose, most_after_choice, score_frames
 from olmo.models.video_olmo.frame_scorer import FrameScorer
@@ -64,13 +64,13 @@ class VideoOlmo(ModelBase):
         return features
 
     def choose_pictures(
-        self, text: TextInputs, pictures: PictureInputs, features: torch.Tensor
-    ) -> tuple[TextInputs, PictureInputs, torch.Tensor]:
+        self, text: TextInputs, pictures: PictureInputs, features: torch.Tensor, **settings: Any
+    ) -> Seen:
         """Keep, or show more finely, the frames that fit the question, where the configuration asks for it."""
         if self.frame_scorer is None or not len(features):
-            return text, pictures, features
+            return Seen(text, pictures, features)
         scored = self.score_frames(text, pictures, features)
-        return choose(text, pictures, features, scored, self.config, self.encode_images)
+        return Seen(*choose(text, pictures, features, scored, self.config, self.encode_images))
 
     def score_frames(self, text: TextInputs, pictures: PictureInputs, features: torch.Tensor) -> FrameScores:
         """How the frames of a batch fit their questions; the model has a frame scorer."""
@@ -78,7 +78,7 @@ class VideoOlmo(ModelBase):
         embeds = self.llm.embed(text.input_ids)
         return score_frames(self.frame_scorer, text, embeds, pictures, features, self.config.image_token_ids)
 
-    def lengths_after_choice(self, text: TextInputs, pictures: Mapping[str, torch.Tensor | None]) -> torch.Tensor:
+    def lengths_after_choice(self, text: TextInputs, pictures: Mapping[str, Any]) -> torch.Tensor:
         """`[B]` int64: at most so many positions of each row reach the language model."""
         lengths = super().lengths_after_choice(text, pictures)
         return most_after_choice(text, pictures.get("frame_facts"), lengths, self.config)

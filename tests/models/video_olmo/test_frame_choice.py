@@ -30,7 +30,7 @@ def read(model: VideoOlmo, inputs) -> tuple:
 
 def chosen_seconds(model: VideoOlmo, inputs) -> list[list[float]]:
     """Times of the frames that are left, by row."""
-    _, pictures, _ = model.choose_pictures(*read(model, inputs))
+    pictures = model.choose_pictures(*read(model, inputs)).pictures
     return [pictures.facts[pictures.rows == row, 0].tolist() for row in range(int(pictures.rows.max()) + 1)]
 
 
@@ -44,7 +44,7 @@ def test_p53_what_is_left_is_the_row_of_a_video_of_these_frames(make_video_model
     assert len(seconds) == 3
     assert seconds == sorted(seconds)
     wanted = prepared(plain, open_video(shown.get([int(s) for s in seconds]), fps=1.0))
-    shorter, _, _ = model.choose_pictures(*read(model, inputs))
+    shorter = model.choose_pictures(*read(model, inputs)).text
     assert torch.equal(shorter.input_ids[0], wanted["input_ids"])
     assert torch.equal(shorter.position_ids[0], torch.arange(len(wanted["input_ids"])))
     close(model(**inputs).logits, plain(**wanted).logits)
@@ -55,7 +55,7 @@ def test_p53_the_times_of_chosen_frames_stay_with_them(make_video_model):
     model = make_video_model(**DROP)
     inputs = prepared(model, video(12), "??")
     [seconds] = chosen_seconds(model, inputs)
-    shorter, _, _ = model.choose_pictures(*read(model, inputs))
+    shorter = model.choose_pictures(*read(model, inputs)).text
     text = model.tokenizer.decode([i for i in shorter.input_ids[0].tolist() if i < 256])
     assert text == "".join(f"{t:.1f} " for t in seconds) + " User: ?? Assistant:"
 
@@ -157,7 +157,8 @@ def test_resolution_goes_to_the_frames_that_fit(make_video_model):
     model, plain = make_video_model(frame_selection="query_resolution", **fields), make_video_model(**fields)
     inputs = prepared(model, video(7))
     text, pictures, features = read(model, inputs)
-    after, chosen, finer = model.choose_pictures(text, pictures, features)
+    seen = model.choose_pictures(text, pictures, features)
+    after, chosen, finer = seen.text, seen.pictures, seen.features
     assert after.input_ids.shape == text.input_ids.shape
     best = model.score_frames(text, pictures, features).scores.argsort(descending=True)[:3].sort().values.tolist()
     assert (chosen.facts[:, 2] == 2).nonzero()[:, 0].tolist() == best
@@ -206,7 +207,7 @@ def test_a_tree_of_conversations_keeps_its_positions(make_video_model):
         more["input_ids"][None], model.config.llm, position_ids=more["position_ids"][None],
         subsegment_ids=more["subsegment_ids"][None], labels=more["labels"][None],
     )  # fmt: skip
-    short: TextInputs = model.choose_pictures(long, pictures, features)[0]
+    short: TextInputs = model.choose_pictures(long, pictures, features).text
     n_text = int((inputs["subsegment_ids"] < 10_000).sum())
     assert torch.equal(short.labels[0, -n_text:], text.labels[0, -n_text:])
     assert torch.equal(short.segment_ids[0, -n_text:], text.segment_ids[0, -n_text:])

@@ -1,0 +1,1 @@
+"""HeMolmo: Molmo that keeps only the picture tokens that matter."""
