@@ -62,7 +62,7 @@ def test_p20_a_class_that_does_not_fit_names_the_one_that_does(tmp_path, film):
 
 
 def test_p20_an_unknown_model_lists_the_known_ones(tmp_path, film):
-    with pytest.raises(OLMoConfigurationError, match=r"model_name: 'opera' is not one of .*'film', 'molmo', 'sketch'"):
+    with pytest.raises(OLMoConfigurationError, match=r"model_name: 'opera' is not one of .*'film'.*'sketch'"):
         MolmoConfig.from_dict(values_with(model_name="opera"))
     with pytest.raises(OLMoConfigurationError, match="'film' is not one of 'molmo'"):
         load_config(film)

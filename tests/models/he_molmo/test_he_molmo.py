@@ -218,7 +218,7 @@ def test_several_conversations_share_what_is_kept(make_he_model) -> None:
 @pytest.mark.parametrize("scorer", ["cross", "lowres_llm", "vit_attention"])
 def test_p67_videos_and_routed_experts(make_he_model, scorer) -> None:
     model = make_he_model(
-        llm__block_type="olmoe", llm__n_experts=4, llm__experts_per_token=2, max_frames=4, time_mode="per_frame_compact",
+        llm__block_type="olmoe", llm__n_experts=4, llm__experts_per_token=2, max_frames=4,
         token_scorer={"scorer": scorer},
     )  # fmt: skip
     batch = prepared(model, asked(video(4), "what?", answer="a"), for_inference=False)
@@ -253,9 +253,10 @@ def test_p64_a_molmo_loads_with_the_scorer_alone_missing(make_he_model, make_mod
     loaded = HeMolmo.from_pretrained(tmp_path / "stage1")
     assert loaded.config.selection_ratio == 0.25
     batch = prepared(model, example("what is it?", picture(150, 60)))
+    others = {k: v for k, v in batch.items() if k != "frame_facts"}
     close(
         loaded(**batch, selection_ratio=1.0).logits,
-        plain(**{k: v for k, v in batch.items() if k != "frame_facts"}).logits,
+        plain(**others).logits,
     )
     loaded.save_checkpoint(tmp_path / "he", sharded=False)
     again = from_pretrained(tmp_path / "he")
