@@ -34,13 +34,14 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "nano.json"
 PICTURE = ROOT / "docs" / "images" / "annotated.png"
 NANO_CONFIG = ROOT / "configs" / "molmo-nano-wide"
-NANO_MODELS = (BUNDLED_MODEL, NANO_CONFIG.name)
+NANO_MODELS = (BUNDLED_MODEL, NANO_CONFIG.name, "molmo-nano-video")
 """Configurations that the bundled model had, first to last."""
 
 
 RECIPES = ROOT / "configs"
 NOT_MEASURED = "Not measured yet: `make eval-nano` writes the figures that this table is made from."
 
+_STAGE = re.compile(r"# Stage (\d+) of molmo-nano:")
 _TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 _LAYOUT_TESTED = "released layout tested on golden vectors; the real weights were not run here"
@@ -109,17 +110,15 @@ def nano_sizes() -> str:
 
 
 def nano_recipes() -> list[tuple[str, TrainConfig]]:
-    """File name and content of every recipe of molmo-nano, each after the one that it starts from."""
-    recipes = {path.name: TrainConfig.load(path) for path in sorted(RECIPES.glob("nano*.yaml"))}
-    waiting = {name: recipe for name, recipe in recipes.items() if recipe.model in NANO_MODELS}
-    ordered: list[tuple[str, TrainConfig]] = []
-    while waiting:
-        ahead = {recipe.run_dir for recipe in waiting.values()}
-        ready = [n for n, r in waiting.items() if r.init_from is None or str(Path(r.init_from).parent) not in ahead]
-        assert ready, f"these recipes start from one another: {', '.join(waiting)}"
-        first = min(ready, key=lambda name: waiting[name].first_example)  # each stage sees later scenes
-        ordered.append((first, waiting.pop(first)))
-    return ordered
+    """File name and content of every recipe of molmo-nano, in the order of the stages that their first lines name."""
+    by_stage: dict[int, tuple[str, TrainConfig]] = {}
+    for path in RECIPES.glob("nano*.yaml"):
+        recipe, stage = TrainConfig.load(path), _STAGE.match(path.read_text(encoding="utf-8"))
+        if recipe.model in NANO_MODELS:
+            assert stage, f"{path.name} does not begin with '# Stage N of molmo-nano: ...'"
+            assert int(stage[1]) not in by_stage, f"{path.name} and another recipe both are stage {stage[1]}"
+            by_stage[int(stage[1])] = path.name, recipe
+    return [by_stage[stage] for stage in sorted(by_stage)]
 
 
 def nano_training() -> str:
@@ -128,7 +127,7 @@ def nano_training() -> str:
         (f"`configs/{name}`", str(r.max_steps), f"{r.max_steps * r.batch_size:,}", r.task.value, trained_parts(r))
         for name, r in nano_recipes()
     ]
-    return table(("Recipe", "Steps", "Pictures", "Task", "Learns"), rows)
+    return table(("Recipe", "Steps", "Examples", "Task", "Learns"), rows)
 
 
 def trained_parts(recipe: TrainConfig) -> str:

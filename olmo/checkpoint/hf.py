@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from olmo.checkpoint.module_tensors import LoadReport, ModuleTensors, own_memory
+from olmo.checkpoint.module_tensors import LoadReport, ModuleTensors, WideTensor, own_memory
 from olmo.checkpoint.tensor_source import INDEX_FILE, WEIGHTS_FILE, TensorSource
 from olmo.checkpoint.weight_rules import WeightRule, join_rows
 from olmo.exceptions import OLMoCheckpointError
@@ -34,6 +34,7 @@ def load_by_rules(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     strict: bool = True,
+    wide: Mapping[str, WideTensor] | None = None,
 ) -> LoadReport:
     """Make each target tensor from its sources and put it into the module; the peak is one tensor above the model.
 
@@ -46,6 +47,7 @@ def load_by_rules(
         dtype: data type of floating point tensors that are on the meta device; None keeps the published one.
         device: device of tensors that are on the meta device; None is the CPU.
         strict: raise where something does not fit; otherwise load what fits and report the rest.
+        wide: targets that the module keeps in another form, by name.
 
     Returns:
         What did not fit. `missing` are names of the module, `unexpected` are published tensors that no rule uses and
@@ -54,7 +56,7 @@ def load_by_rules(
     Raises:
         OLMoCheckpointError: `strict` and something does not fit; the module is unchanged.
     """
-    target = ModuleTensors(module)
+    target = ModuleTensors(module, wide)
     report, usable = _compare(target, source, rules)
     if strict:
         report.require_clean(source.location)
@@ -64,6 +66,7 @@ def load_by_rules(
             tensor = rule.combine(*(source.get(name) for name in rule.sources))
             target.place(rule.target, tensor.dtype, dtype, device).copy_(tensor)
             del tensor  # it may be a view that keeps a whole file mapped
+            target.finish()
     target.require_real(source.location)
     return report
 

@@ -6,7 +6,7 @@ whose tensors are made here; knows nothing of files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -66,15 +66,33 @@ class LoadReport:
             )
 
 
+@dataclass(frozen=True)
+class WideTensor:
+    """A tensor that a module keeps in another form than it takes it in: one that is quantised as it is read, say.
+
+    Attributes:
+        shape: of what is taken.
+        replaces: names of the tensors of the module that are made of it.
+        take: is called with it, once it is read; on the CPU, in the data type of the file.
+    """
+
+    shape: Shape
+    replaces: tuple[str, ...]
+    take: Callable[[Tensor], None]
+
+
 class ModuleTensors:
     """Parameters and saved buffers of a module by name.
 
     Args:
         module: module to read from or load into; parts of it or all of it may be on the meta device.
+        wide: tensors to load that stand for others of the module, by their own name.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, wide: Mapping[str, WideTensor] | None = None) -> None:
         self._module = module
+        self._wide = dict(wide or {})
+        self._read: dict[str, Tensor] = {}
         self._tensors: dict[str, Tensor] = {}
         self._first_name: dict[str, str] = {}
         self._path: dict[str, str] = {}
@@ -86,6 +104,9 @@ class ModuleTensors:
             self._first_name[name] = first_of.setdefault(id(tensor), name)
             if self._first_name[name] == name:
                 self._tensors[name] = tensor
+        for replaced in (name for tensor in self._wide.values() for name in tensor.replaces):
+            self._tensors.pop(replaced)
+            self._first_name.pop(replaced)
 
     def tensors(self) -> dict[str, Tensor]:
         """Each tensor once, detached, under its first name."""
@@ -97,15 +118,17 @@ class ModuleTensors:
 
     def compare(self, shapes: Mapping[str, Shape]) -> LoadReport:
         """What does not fit if tensors of these names and shapes are loaded."""
-        covered = {self._first_name[name] for name in shapes if name in self._first_name}
+        places = {name: tuple(self._tensors[first].shape) for name, first in self._first_name.items()}
+        places |= {name: tensor.shape for name, tensor in self._wide.items()}
+        covered = {self._first_name.get(name, name) for name in shapes if name in places}
         mismatched = [
-            (name, shape, tuple(self._tensors[self._first_name[name]].shape))
+            (name, shape, places[name])
             for name, shape in shapes.items()
-            if name in self._first_name and tuple(shape) != tuple(self._tensors[self._first_name[name]].shape)
+            if name in places and tuple(shape) != places[name]
         ]
         return LoadReport(
-            missing=tuple(name for name in self._tensors if name not in covered),
-            unexpected=tuple(sorted(name for name in shapes if name not in self._first_name)),
+            missing=tuple(name for name in (*self._tensors, *self._wide) if name not in covered),
+            unexpected=tuple(sorted(name for name in shapes if name not in places)),
             mismatched=tuple(sorted(mismatched)),
         )
 
@@ -120,6 +143,9 @@ class ModuleTensors:
             dtype: for tensors on the meta device: data type of floating point ones, None for `saved_dtype`.
             device: for tensors on the meta device: where to make them, None for the CPU.
         """
+        if name in self._wide:
+            self._read[name] = torch.empty(self._wide[name].shape, dtype=saved_dtype)
+            return self._read[name]
         first = self._first_name[name]
         tensor = self._tensors[first]
         if tensor.is_meta:
@@ -132,6 +158,12 @@ class ModuleTensors:
             made = torch.empty(tensor.shape, dtype=wanted, device=device or "cpu")
             tensor = self._replace(first, made)
         return tensor.detach()
+
+    def finish(self) -> None:
+        """Hand on the wide tensors that were read since the last call, and forget them."""
+        while self._read:
+            name, tensor = self._read.popitem()
+            self._wide[name].take(tensor)
 
     def require_real(self, path: object) -> None:
         """Raise OLMoCheckpointError where a tensor is still on the meta device after loading."""

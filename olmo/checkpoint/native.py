@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from olmo.checkpoint.distributed_state import fill_module, is_fsdp1, is_split, module_state, unwrapped
 from olmo.checkpoint.manifest import COMPLETE, Manifest
-from olmo.checkpoint.module_tensors import LoadReport, ModuleTensors, Shape, own_memory
+from olmo.checkpoint.module_tensors import LoadReport, ModuleTensors, Shape, WideTensor, own_memory
 from olmo.checkpoint.processes import Processes
 from olmo.checkpoint.shards import MAX_SHARD_BYTES, read_shards, shapes_and_dtypes, write_shards
 from olmo.checkpoint.store import FolderStore, write_checkpoint
@@ -92,6 +92,7 @@ def load_checkpoint(
     strict: bool = True,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    wide: Mapping[str, WideTensor] | None = None,
 ) -> LoadReport:
     """Load a checkpoint folder of either form into a module, a few tensors at a time.
 
@@ -103,6 +104,7 @@ def load_checkpoint(
         strict: raise where a name or a shape does not fit; otherwise load what fits and report the rest.
         dtype: data type of floating point tensors that are on the meta device; None keeps the saved one.
         device: device of tensors that are on the meta device; None is the CPU.
+        wide: saved tensors that the module keeps in another form, by name.
 
     Returns:
         What did not fit; empty (false) where all did.
@@ -115,13 +117,14 @@ def load_checkpoint(
     if is_fsdp1(module):
         return fill_module(module, weights, strict)
     shapes, dtypes = shapes_and_dtypes(weights)
-    target = ModuleTensors(unwrapped(module))
+    target = ModuleTensors(unwrapped(module), wide)
     report = target.compare(shapes)
     if strict:
         report.require_clean(path)
     fits = report.fitting(shapes)
     for names in _parts({name: shape for name, shape in shapes.items() if name in fits}, dtypes):
         read_shards({name: target.place(name, dtypes[name], dtype, device) for name in names}, weights)
+        target.finish()
     target.require_real(path)
     return report
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -14,12 +13,25 @@ from olmo.cli.errors import one_line
 from olmo.cli.option_groups import with_option_groups
 from olmo.cli.options import Choices
 from olmo.cli.pictures import has_picture_name, is_path, load_picture, pictures_in
-from olmo.cli.session import Session
+from olmo.cli.selection import Selection
+from olmo.cli.session import Session, require_he_molmo
 from olmo.cli.subject import Subject, open_subject
 from olmo.cli.video_answer import VideoAnswer
 from olmo.cli.video_options import VideoChoices
 from olmo.cli.videos import has_video_name
 from olmo.exceptions import OLMoError, OLMoInputError
+
+SAVE_SELECTION = "--save-selection"
+
+
+class Targets(NamedTuple):
+    """Where pictures are written to, if anywhere."""
+
+    answer: Path | None
+    """With points, or a sheet of frames."""
+
+    selection: Path | None
+    """With the tokens that were kept."""
 
 
 @with_option_groups
@@ -42,6 +54,10 @@ def ask(
             "a sheet of the frames that the model saw."
         ),
     ] = None,
+    save_selection: Annotated[
+        Path | None,
+        typer.Option(help="Write the pictures or frames with the tokens that a HeMolmo kept; one question, no folder."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object (a folder: one a line).")] = False,
     video: VideoChoices,
 ) -> None:
@@ -50,12 +66,17 @@ def ask(
     is_album = len(paths) == 1 and Path(paths[0]).is_dir() and not video.as_video
     _check_usage(paths, question, video)
     if save is not None:
-        _check_target(save, paths, is_album)
+        _check_target(save, paths, is_album, "--save")
+    if save_selection is not None:
+        _check_selection_target(save_selection, save, paths, is_album)
     if is_album:
         _refuse_video_options(video)
         _ask_each(pictures_in(paths[0]), question, choices, save, as_json)
     else:
-        _ask_once(open_subject(paths, video), question, choices, video, save, as_json)
+        subject = open_subject(paths, video)
+        if save_selection is not None:
+            require_he_molmo(choices, "--save-selection")
+        _ask_once(subject, question, choices, video, Targets(save, save_selection), as_json)
 
 
 def _check_usage(paths: list[str], question: str, video: VideoChoices) -> None:
@@ -68,18 +89,26 @@ def _check_usage(paths: list[str], question: str, video: VideoChoices) -> None:
         )
 
 
-def _check_target(save: Path, paths: list[str], is_album: bool) -> None:
+def _check_target(save: Path, paths: list[str], is_album: bool, option: str) -> None:
     """Refuse to write where nothing can be drawn, or over what is read."""
     if not paths:
-        raise typer.BadParameter("there is no picture to draw on", param_hint="--save")
+        raise typer.BadParameter("there is no picture to draw on", param_hint=option)
     read = [Path(path) for path in paths if is_path(path)]
     is_frame = not is_album and any(path.is_dir() and save.absolute().parent.samefile(path) for path in read)
     if is_frame or (save.exists() and any(save.samefile(path) for path in read)):
-        raise OLMoInputError(f"--save {str(save)!r} is what is read; choose another name, so that nothing is lost")
+        raise OLMoInputError(f"{option} {str(save)!r} is what is read; choose another name, so that nothing is lost")
     if not is_album:
         picture_format(save)
     elif save.is_file() or has_picture_name(save.name):
-        raise OLMoInputError(f"--save {str(save)!r} is a file; the pictures of a folder are saved to a folder")
+        raise OLMoInputError(f"{option} {str(save)!r} is a file; the pictures of a folder are saved to a folder")
+
+
+def _check_selection_target(target: Path, save: Path | None, paths: list[str], is_album: bool) -> None:
+    if is_album:
+        raise typer.BadParameter("shows one question; name the pictures, not their folder", param_hint=SAVE_SELECTION)
+    _check_target(target, paths, is_album, SAVE_SELECTION)
+    if save is not None and target.absolute() == save.absolute():
+        raise OLMoInputError(f"--save and {SAVE_SELECTION} are both {str(save)!r}; give each a name of its own")
 
 
 def _refuse_video_options(video: VideoChoices) -> None:
@@ -88,22 +117,27 @@ def _refuse_video_options(video: VideoChoices) -> None:
 
 
 def _ask_once(
-    subject: Subject, question: str, choices: Choices, video: VideoChoices, save: Path | None, as_json: bool
+    subject: Subject, question: str, choices: Choices, video: VideoChoices, targets: Targets, as_json: bool
 ) -> None:
     if not subject.videos:
         _refuse_video_options(video)
     session = Session(choices, video if subject.videos else None)
     prepared = session.prepare(question, subject)
-    text = _collect(session.stream(prepared), shown=not as_json)
+    text, selection = session.answer(prepared, None if as_json else _show)
     answer: Answer | VideoAnswer
     if subject.videos:
         answer = VideoAnswer(text, session.name, subject.names, prepared.clips)
     else:
         answer = Answer(text, session.name, subject.names, next(iter(subject.pictures), None))
     if as_json:
-        typer.echo(json.dumps(answer.as_json()))
-    if save is not None:
-        typer.echo(answer.save(save), err=True)
+        typer.echo(_plain(answer, selection))
+    else:
+        typer.echo()
+    if targets.selection is not None:
+        assert selection is not None, "other models are refused before they are loaded"
+        typer.echo(selection.save(targets.selection, subject.names), err=True)
+    if targets.answer is not None:
+        typer.echo(answer.save(targets.answer), err=True)
 
 
 def _ask_each(pictures: list[Path], question: str, choices: Choices, save: Path | None, as_json: bool) -> None:
@@ -113,26 +147,24 @@ def _ask_each(pictures: list[Path], question: str, choices: Choices, save: Path 
     for path in pictures:
         try:
             picture = load_picture(path)
-            text = _collect(session.stream(session.prepare(question, Subject(pictures=(picture,)))), shown=False)
+            text, selection = session.answer(session.prepare(question, Subject(pictures=(picture,))))
         except OLMoError as error:
             typer.echo(f"error: {path.name}: {one_line(error)}", err=True)
             has_failed = True
             continue
         answer = Answer(text, session.name, (str(path),), picture)
-        typer.echo(json.dumps(answer.as_json()) if as_json else f"{path.name}: {' '.join(text.split())}")
+        typer.echo(_plain(answer, selection) if as_json else f"{path.name}: {' '.join(text.split())}")
         if save is not None:
             typer.echo(answer.save(save / f"{path.name}.png"), err=True)
     if has_failed:
         raise typer.Exit(1)
 
 
-def _collect(pieces: Iterable[str], shown: bool) -> str:
-    """The whole text; printed while it comes where `shown`."""
-    text = ""
-    for piece in pieces:
-        text += piece
-        if shown:
-            typer.echo(piece, nl=False)
-    if shown:
-        typer.echo()
-    return text
+def _show(piece: str) -> None:
+    typer.echo(piece, nl=False)
+
+
+def _plain(answer: Answer | VideoAnswer, selection: Selection | None) -> str:
+    """One line of JSON."""
+    chosen = {} if selection is None else {"selection": selection.as_json()}
+    return json.dumps({**answer.as_json(), **chosen})

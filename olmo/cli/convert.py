@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from olmo.checkpoint.module_tensors import ModuleTensors
-from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
+from olmo.cli.steps import check_target, steps
+from olmo.exceptions import OLMoConfigurationError
 from olmo.models.adapters import merge_adapter
 from olmo.models.auto import from_pretrained
 from olmo.models.base import ModelBase
@@ -46,9 +43,9 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint that is already at TARGET.")] = False,
 ) -> None:
     """Turn published weights into a native checkpoint, or a checkpoint into the released layout."""
-    _check_target(source, target, force)
+    check_target(source, target, force)
     wanted = resolve_dtype(dtype or "auto")
-    with _steps() as step:
+    with steps() as step:
         step(f"Reading {source}")
         if _is_release(Path(source)):
             model = _load_release(Path(source), target, wanted)
@@ -67,18 +64,6 @@ def convert(
         model.config.build_tokenizer()
     except OLMoConfigurationError as error:
         typer.echo(f"warning: written without a tokenizer: {error}", err=True)
-
-
-def _check_target(source: str, target: Path, force: bool) -> None:
-    """Refuse to lose anything, before anything is read."""
-    if target.exists() and Path(source).exists() and target.samefile(source):
-        raise OLMoCheckpointError(f"{target} is the source; choose another folder to write to")
-    if target.is_file():
-        raise OLMoCheckpointError(f"{target} is a file; choose a folder to write to")
-    if target.is_dir() and any(target.iterdir()) and not force:
-        raise OLMoCheckpointError(
-            f"{target} is not empty; choose another folder, or replace the checkpoint in it with --force"
-        )
 
 
 def _is_release(source: Path) -> bool:
@@ -100,32 +85,3 @@ def _load_release(source: Path, target: Path, dtype: torch.dtype | None) -> Mode
     ModuleTensors(model).compare(found).require_clean(source)
     model.load_state_dict(state, assign=True)
     return model if dtype is None else model.to(dtype)
-
-
-@contextmanager
-def _steps() -> Iterator[_Steps]:
-    """On a terminal, a spinner with the time of each step; a line a step elsewhere."""
-    columns = (SpinnerColumn(finished_text="-"), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    console = Console(stderr=True, soft_wrap=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        steps = _Steps(progress)
-        yield steps
-        steps.finish()
-
-
-class _Steps:
-    """Announces one step after the other."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def __call__(self, text: str) -> None:
-        self.finish()
-        if self._progress.disable:
-            typer.echo(text, err=True)
-        self._progress.add_task(text, total=1)
-
-    def finish(self) -> None:
-        """Mark the step before as done."""
-        for task in self._progress.task_ids:
-            self._progress.update(task, completed=1)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from olmo.cli.option_groups import with_option_groups
-from olmo.cli.options import Adapter, Choices, Device, Dtype, MaxNewTokens
+from olmo.cli.options import Adapter, Choices, Device, Dtype, MaxNewTokens, SelectionRatio, given
 from olmo.cli.session import load_model
 from olmo.cli.video_options import VideoChoices
 from olmo.eval.asking import AskingOptions, ChooseBy
@@ -96,6 +96,7 @@ def eval(
         ChooseBy, typer.Option(help="Where there are options: what the model writes, or its likeliest letter.")
     ] = ChooseBy.text,
     max_new_tokens: MaxNewTokens = None,
+    selection_ratio: SelectionRatio = None,
     adapter: Adapter = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -112,9 +113,9 @@ def eval(
     judging = None if judge is None else _judge(judge)
     for task in chosen:
         metrics_of(task, judging)  # a task that cannot be scored is refused before anything is loaded
-    choices = Choices(model=model, adapter=adapter, device=device, dtype=dtype)
+    choices = Choices(model=model, adapter=adapter, selection_ratio=selection_ratio, device=device, dtype=dtype)
     loaded = None if score_only else _load(choices, chosen, frames.choices())
-    name, options = _name(model, adapter), _options(batch_size, workers, choose_by)
+    name, options = _name(model, adapter), _options(batch_size, workers, choose_by, selection_ratio)
     for task in chosen:
         folder = output / name / task.name
         with _progress(task.name) as progress:
@@ -142,9 +143,12 @@ def _name(model: str, adapter: str | None) -> str:
     return Path(model).name + ("" if adapter is None else f"+{Path(adapter).name}")
 
 
-def _options(batch_size: int | None, workers: int | None, choose_by: ChooseBy) -> AskingOptions:
-    given: dict[str, Any] = {"batch_size": batch_size, "n_workers": workers, "choose_by": choose_by}
-    return replace(AskingOptions(), **{name: value for name, value in given.items() if value is not None})
+def _options(
+    batch_size: int | None, workers: int | None, choose_by: ChooseBy, selection_ratio: float | None
+) -> AskingOptions:
+    """What was chosen; the ratio is among it so that answers at another one are not mixed in."""
+    generation = given(selection_ratio=selection_ratio) or None
+    return AskingOptions(choose_by=choose_by, **given(batch_size=batch_size, n_workers=workers, generation=generation))
 
 
 def _judge(text: str) -> CaptionJudge:

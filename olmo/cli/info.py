@@ -12,6 +12,8 @@ from rich.table import Table
 from olmo.cli.model_config import find_config
 from olmo.models.auto import model_class
 from olmo.models.bundled import BUNDLED_MODEL
+from olmo.models.he_molmo.he_molmo_config import HeMolmoConfig
+from olmo.models.he_molmo.kept_patches import KeptCount, kept_of_size
 from olmo.models.info import ModelInfo, model_info, picture_tokens
 from olmo.models.molmo.molmo import MolmoConfig
 
@@ -40,11 +42,22 @@ def info(
         _print(model, config, facts, tokens)
 
 
+def _kept(config: MolmoConfig) -> dict[str, KeptCount]:
+    """Picture tokens that a HeMolmo keeps of pictures of each size; nothing for other models."""
+    if not isinstance(config, HeMolmoConfig) or config.image_spec is None:
+        return {}
+    return {f"{w}x{h}": kept_of_size(w, h, config) for w, h in PICTURE_SIZES}
+
+
 def _as_json(model: str, config: MolmoConfig, facts: ModelInfo, tokens: dict[str, int | None]) -> dict[str, Any]:
     memory = {
         name: {"weights_bytes": m.weights_bytes, "cache_bytes": m.cache_bytes, "total_bytes": m.total_bytes}
         for name, m in facts.memory.items()
     }
+    selection = {}
+    if isinstance(config, HeMolmoConfig):
+        kept = {size: {"kept": n.n_kept, "total": n.n_tokens} for size, n in _kept(config).items()}
+        selection = {"selection": {"ratio": config.selection_ratio, "picture_tokens": kept}}
     return {
         "model": model,
         "model_name": config.model_name,
@@ -53,6 +66,7 @@ def _as_json(model: str, config: MolmoConfig, facts: ModelInfo, tokens: dict[str
         "parameters_by_part": facts.n_params_by_part,
         "context_tokens": facts.max_sequence_length,
         "picture_tokens": tokens,
+        **selection,
         "memory": memory,
     }
 
@@ -67,8 +81,12 @@ def _print(model: str, config: MolmoConfig, facts: ModelInfo, tokens: dict[str, 
     for part, n in facts.n_params_by_part.items():
         table.add_row(f"  {part}", _count(n))
     table.add_row("Context", f"{facts.max_sequence_length:,} tokens")
+    kept = _kept(config)
     for size, n_tokens in tokens.items():
-        table.add_row(f"Picture {size}", f"{n_tokens:,} tokens")
+        stays = f"; of its {kept[size].n_tokens:,} patch tokens {kept[size].n_kept:,} are kept" if size in kept else ""
+        table.add_row(f"Picture {size}", f"{n_tokens:,} tokens{stays}")
+    if isinstance(config, HeMolmoConfig):
+        table.add_row("Selection", f"{config.selection_ratio:g} of a row's picture tokens")
     console.print(table)
     memory = Table(box=None, padding=(0, 3, 0, 0))
     for title in ("Memory", "weights", "cache", "together"):

@@ -28,11 +28,13 @@ COMMANDS = {
     "chat": "Talk about pictures or a video, turn by turn.",
     "info": "Show the sizes of a model and the memory it needs.",
     "convert": "Turn published weights into a native checkpoint, or a checkpoint into the released layout.",
+    "quantize": "Write a model with its matrices in fewer bits, and report what that does to it.",
     "frames": "Show which frames of a video a model is given.",
     "data": "Check, show and download training data.",
     "train": "Run a training recipe; it resumes where it stopped.",
     "plot": "Draw losses, evaluations, learning rates and speed of runs.",
     "eval": "Ask a model the questions of a task and score its answers; it resumes where it stopped.",
+    "serve": "Answer over HTTP, in the OpenAI chat protocol.",
     "demo": "Ask the bundled model about a bundled picture, and about a clip where it knows videos.",
 }
 """Commands and their summaries; each lives in the module of its name."""

@@ -27,6 +27,13 @@ Temperature = Annotated[
 Seed = Annotated[
     int | None, typer.Option(min=0, max=2**32 - 1, help="Makes random answers repeatable.", show_default=False)
 ]
+SelectionRatio = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the picture tokens that a HeMolmo keeps, above 0 to 1; without it, as the model is set.",
+        show_default=False,
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +45,17 @@ class Choices:
     max_new_tokens: MaxNewTokens = None
     temperature: Temperature = None
     seed: Seed = None
+    selection_ratio: SelectionRatio = None
     device: Device = None
     dtype: Dtype = None
 
     def loading(self) -> dict[str, Any]:
         """Arguments for `from_pretrained`."""
         return given(device=self.device, dtype=self.dtype)
+
+    def overrides(self) -> list[str]:
+        """Changes of the model's configuration."""
+        return [f"{name}={value}" for name, value in given(selection_ratio=self.selection_ratio).items()]
 
     def generating(self) -> dict[str, Any]:
         """Arguments for `stream`."""

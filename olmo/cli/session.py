@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -14,14 +14,17 @@ import torch
 from rich.console import Console
 
 from olmo.cli.options import Choices
+from olmo.cli.selection import Selection
 from olmo.cli.subject import NOTHING, Subject
 from olmo.cli.video_answer import SeenClip
 from olmo.cli.video_options import VideoChoices
 from olmo.exceptions import OLMoInputError
+from olmo.io import resolve_model_folder
 from olmo.models.adapters import merge_adapter, read_adapter
-from olmo.models.auto import from_pretrained, saved_model_name
+from olmo.models.auto import from_pretrained, model_class, saved_model_name
 from olmo.models.base import ModelBase
 from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
+from olmo.models.he_molmo.he_molmo import HeMolmo
 from olmo.models.molmo.molmo import Molmo
 
 Messages = Sequence[dict[str, str]]
@@ -84,8 +87,32 @@ class Session:
 
     def stream(self, prepared: Prepared) -> Iterator[str]:
         """The answer, piece by piece."""
+        yield from self.model.stream(**self._arguments(prepared))
+
+    def answer(self, prepared: Prepared, show: Callable[[str], None] | None = None) -> tuple[str, Selection | None]:
+        """The whole answer, and what was kept of the pictures where the model is a HeMolmo.
+
+        Args:
+            prepared: the question.
+            show: is handed each piece of the text as it comes.
+        """
+        pieces: list[str] = []
+
+        def take(piece: str) -> None:
+            pieces.append(piece)
+            if show is not None:
+                show(piece)
+
+        if isinstance(self.model, HeMolmo):  # a plain stream tells nothing but text
+            out = self.model.generate(**self._arguments(prepared), stream=take)
+            return "".join(pieces), Selection(out.aux, prepared.inputs, self.model.config)
+        for piece in self.stream(prepared):
+            take(piece)
+        return "".join(pieces), None
+
+    def _arguments(self, prepared: Prepared) -> dict[str, Any]:
         tensors = {k: v.to(self.model.device) for k, v in prepared.inputs.items() if isinstance(v, torch.Tensor)}
-        yield from self.model.stream(**tensors, **self._generating)
+        return {**tensors, **self._generating}
 
 
 def load_model(choices: Choices, for_video: VideoChoices | None = None) -> ModelBase:
@@ -96,23 +123,41 @@ def load_model(choices: Choices, for_video: VideoChoices | None = None) -> Model
         for_video: a Molmo is to take videos too, with these choices.
 
     Raises:
-        OLMoInputError: the device cannot be used.
+        OLMoInputError: the device cannot be used, or a choice means nothing to this model.
         OLMoCheckpointError: there is no such model or adapter, files are damaged, or the two do not belong together.
     """
     if choices.device is not None:
         _check_device(choices.device)
+    if choices.selection_ratio is not None:
+        require_he_molmo(choices, "--selection-ratio")
     console = Console(stderr=True)
     name = chosen_model(choices)
     with console.status(f"Loading {name}") if console.is_terminal else nullcontext():
         model = from_pretrained(
             model_folder(name),
             for_video=for_video is not None,
-            overrides=[] if for_video is None else for_video.overrides(),
+            overrides=[*choices.overrides(), *([] if for_video is None else for_video.overrides())],
             **choices.loading(),
         )
         if choices.adapter is not None:
             merge_adapter(model, choices.adapter)
     return model
+
+
+def require_he_molmo(choices: Choices, option: str) -> None:
+    """Refuse an option that means nothing to the chosen model, before its weights are loaded.
+
+    Raises:
+        OLMoInputError: it is no HeMolmo.
+        OLMoCheckpointError: there is no such model.
+    """
+    name = chosen_model(choices)
+    found = saved_model_name(resolve_model_folder(model_folder(name)))
+    if not issubclass(model_class(found), HeMolmo):
+        raise OLMoInputError(
+            f"{option} is for a HeMolmo, which chooses among picture tokens, and {name} is a {found}; name a HeMolmo "
+            "with --model (HeMolmo.from_pretrained makes one of any Molmo, and its save_checkpoint writes it)"
+        )
 
 
 def chosen_model(choices: Choices) -> str:

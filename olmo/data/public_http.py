@@ -23,6 +23,7 @@ from urllib.parse import quote, urlsplit
 AGENT = "Mozilla/5.0 (compatible; molmo-data-download)"
 _CHUNK = 1 << 16
 _ALLOWED_IN_URLS = "!#$%&'()*+,/:;=?@[]~"
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -52,12 +53,14 @@ class FetchLimits:
         total_s: seconds for the whole file.
         max_bytes: largest file.
         allow_private: also fetch from this machine and from private networks.
+        hosts: names that may be asked, in lower case, `*.example.org` for all below one; redirects included. None: any.
     """
 
     timeout_s: float = 20.0
     total_s: float = 120.0
     max_bytes: int = 50_000_000
     allow_private: bool = False
+    hosts: frozenset[str] | None = None
 
 
 def fetch(url: str, limits: FetchLimits) -> bytes:
@@ -136,11 +139,13 @@ def _connection_problem(reason: Any) -> FetchError:
     return FetchError(f"connection failed: {text or type(reason).__name__:.80}", may_recover=True, reached=False)
 
 
-def _connect(host: str, port: int, timeout: Any, allow_private: bool) -> socket.socket:
+def _connect(host: str, port: int, timeout: Any, limits: FetchLimits) -> socket.socket:
     """A connection to a checked address of `host`."""
+    if limits.hosts is not None and not _is_listed(host, limits.hosts):
+        raise FetchError(f"host {host:.60} is not among those that may be asked")
     last: OSError | None = None
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        if not allow_private and not _is_public(str(address[0])):
+        if not limits.allow_private and not _is_public(str(address[0])):
             raise FetchError(f"private address: {host:.60} is {address[0]}")
         connection = socket.socket(family, kind, protocol)
         try:
@@ -154,11 +159,25 @@ def _connect(host: str, port: int, timeout: Any, allow_private: bool) -> socket.
     raise last or OSError(f"{host} has no address")
 
 
+def _is_listed(host: str, hosts: frozenset[str]) -> bool:
+    """Whether a host is named, or lies below a name that begins with `*.`."""
+    name = host.lower().removesuffix(".")
+    above = name.split(".")[1:]
+    return name in hosts or any("*." + ".".join(above[i:]) in hosts for i in range(len(above)))
+
+
 def _is_public(address: str) -> bool:
     """Whether an address is one of the internet; IPv4 in the clothes of IPv6 counts as what it is."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_global and not parsed.is_multicast
+    inner = _embedded(parsed) if isinstance(parsed, ipaddress.IPv6Address) else None
+    return (inner or parsed).is_global and not parsed.is_multicast
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one leads to, where it does."""
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
 
 
 @functools.cache
@@ -171,11 +190,11 @@ def _opener(limits: FetchLimits) -> urllib.request.OpenerDirector:
 
     class Http(http.client.HTTPConnection):
         def connect(self) -> None:
-            self.sock = _connect(self.host, self.port, self.timeout, limits.allow_private)
+            self.sock = _connect(self.host, self.port, self.timeout, limits)
 
     class Https(http.client.HTTPSConnection):
         def connect(self) -> None:
-            plain = _connect(self.host, self.port, self.timeout, limits.allow_private)
+            plain = _connect(self.host, self.port, self.timeout, limits)
             self.sock = _tls().wrap_socket(plain, server_hostname=self.host)
 
     class HttpHandler(urllib.request.HTTPHandler):

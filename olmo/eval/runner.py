@@ -22,6 +22,7 @@ from olmo.eval.tasks import EvalTask, metrics_of, task_of
 from olmo.exceptions import OLMoInputError
 from olmo.io import write_atomic
 from olmo.models.base import ModelBase
+from olmo.models.he_molmo.he_molmo_config import HeMolmoConfig
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
 
@@ -29,6 +30,9 @@ METRICS_FILE = "metrics.json"
 _NOT_OF_VIDEOS = {*(f.name for f in fields(MolmoConfig)), "frame_batch_size", "checkpoint_frames"}
 VIDEO_SETTINGS = tuple(f.name for f in fields(VideoOlmoConfig) if f.name not in _NOT_OF_VIDEOS)
 """Fields of a `VideoOlmoConfig` that decide answers about videos, whatever the weights; two only save memory."""
+
+SELECTION_SETTINGS = ("selection_ratio", "token_scorer", "encode", "crop_ratio")
+"""Fields of a `HeMolmoConfig` that decide which picture tokens answers are made from."""
 
 Progress = Callable[[int, int], None]
 """Is told how many rows are done, and of how many."""
@@ -242,6 +246,9 @@ def _settings(model: ModelBase, task: EvalTask, options: AskingOptions) -> Mappi
     if isinstance(model.config, VideoOlmoConfig):  # what is shown of a video is a matter of settings, not of weights
         values = model.config.asdict()
         settings["video"] = {name: values[name] for name in VIDEO_SETTINGS}
+    if isinstance(model.config, HeMolmoConfig):
+        values = model.config.asdict()
+        settings["selection"] = {name: values[name] for name in SELECTION_SETTINGS}
     if options.choose_by is not ChooseBy.text:
         settings["choose_by"] = options.choose_by.value
     return settings

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from olmo.checkpoint.tensor_source import open_safetensors
 from olmo.exceptions import OLMoCheckpointError
+from olmo.quantization.layers import narrow_layers
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 KEY_PREFIX = "base_model.model."
@@ -97,9 +98,14 @@ def merge_adapter(model: nn.Module, folder: str | Path) -> None:
         folder: adapter folder.
 
     Raises:
-        OLMoCheckpointError: not an adapter, or one of another model.
+        OLMoCheckpointError: not an adapter, or one of another model, or the model is quantised.
     """
     adapter = read_adapter(folder)
+    if narrow_layers(model):
+        raise OLMoCheckpointError(
+            f"the adapter in {adapter.location} cannot be added to a quantised model; add it to the full-precision one "
+            "(molmo convert --merge-adapter) and quantise that"
+        )
     parameters = dict(model.named_parameters(remove_duplicate=False))
     _require_fit(adapter, parameters)
     with torch.no_grad():

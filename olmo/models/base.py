@@ -6,21 +6,22 @@ variant overrides `encode_images` or `transform`; nobody copies a `forward`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from olmo.checkpoint.native import LoadReport, load_checkpoint, save_checkpoint
-from olmo.exceptions import OLMoCheckpointError, OLMoInputError
+from olmo.exceptions import OLMoInputError
+from olmo.models.fusing import fused_inputs
 from olmo.models.generate import generate, stream
 from olmo.models.llm_inputs import LlmInputs, visible_keys
 from olmo.models.logits import logits_and_loss
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.outputs import OLMoGenerateOutput, OLMoOutput, PastKeyValues
-from olmo.models.picture_inputs import GivenPictures, PictureInputs, Seen, fuse, image_groups, picture_inputs
+from olmo.models.picture_inputs import GivenPictures, PictureInputs, Seen, picture_inputs
+from olmo.models.quantize import n_narrow_numbers, narrow_model
+from olmo.models.stored_model import StoredModel
 from olmo.models.text_inputs import Past, TextInputs, check_context, refuse_unknown_arguments, row_lengths, text_inputs
 from olmo.models.wrap_policy import WrapPolicy, parameters_by_part, wrap_policy
 from olmo.nn.kv_cache import KVCache
@@ -30,7 +31,7 @@ from olmo.nn.vision_backbone import MolmoVisionBackbone
 from olmo.tokenizer import Tokenizer
 
 
-class ModelBase(nn.Module):
+class ModelBase(StoredModel):
     """Base class of all models.
 
     Args:
@@ -56,6 +57,8 @@ class ModelBase(nn.Module):
         if device.type != "meta":
             self.to_empty(device=device)
             self.reset_parameters(torch.Generator().manual_seed(seed))
+        if config.quantization is not None:
+            narrow_model(self, config.quantization)
 
     # -- forward ---------------------------------------------------------------------------------------------------
 
@@ -167,23 +170,7 @@ class ModelBase(nn.Module):
 
     def fused(self, seen: Seen) -> LlmInputs:
         """Embeddings of the tokens with picture features added, and all that belongs to a token."""
-        text = seen.text
-        embeds = self.llm.embed(text.input_ids)
-        if seen.pictures is not None and seen.features is not None:
-            embeds = fuse(embeds, seen.features, seen.pictures)
-        groups = None
-        if self.config.bi_directional_attn is not None and self.config.vision_backbone is not None:
-            groups = image_groups(text.input_ids, self.config.image_token_ids)
-        return LlmInputs(
-            embeds=embeds,
-            position_ids=text.position_ids,
-            attention_mask=text.attention_mask,
-            segment_ids=text.segment_ids,
-            labels=text.labels,
-            loss_weights=text.loss_weights,
-            image_groups=groups,
-            aux=seen.aux,
-        )
+        return fused_inputs(self.llm, self.config, seen)
 
     def read_pictures(self, input_ids: torch.Tensor, given: GivenPictures, **crops: Any) -> PictureInputs:
         """Check the pictures of a call and bring them to their one form; Molmo takes no further `crops`."""
@@ -309,76 +296,6 @@ class ModelBase(nn.Module):
         if self.vision_backbone is not None:
             self.vision_backbone.reset_parameters(generator)
 
-    def save_checkpoint(self, path: str | Path, sharded: bool = True) -> None:
-        """Write weights, configuration and tokenizer to a folder, completely or not at all.
-
-        Args:
-            path: folder; what was there stays until the new one is complete.
-            sharded: several files that many processes could write, instead of one.
-        """
-        save_checkpoint(self, path, sharded=sharded, write_extra=self.config.save)
-
-    def load_checkpoint(self, path: str | Path, strict: bool = True) -> LoadReport:
-        """Load weights that `save_checkpoint` wrote, in either form.
-
-        Args:
-            path: checkpoint folder.
-            strict: every name and shape must match; False loads the rest and reports.
-
-        Returns:
-            Names that were missing, unexpected or of another shape.
-
-        Raises:
-            OLMoCheckpointError: missing or damaged files; with strict, any difference. The model is unchanged then.
-        """
-        return load_checkpoint(self, path, strict=strict)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model: str | Path,
-        *,
-        revision: str | None = None,
-        dtype: str | torch.dtype | None = None,
-        device: str | torch.device = "cpu",
-        overrides: Sequence[str] = (),
-        trust_remote_code: bool = False,
-    ) -> Self:
-        """Load a model with its weights.
-
-        Args:
-            model: a folder (native or released Hugging Face layout) or a hub id such as `"allenai/Molmo-7B-D-0924"`.
-            revision: branch, tag or commit on the hub.
-            dtype: type of the weights in memory, `"bfloat16"` say; None keeps float32, `"auto"` the stored type.
-            device: where the weights go.
-            overrides: dotted changes of the configuration.
-            trust_remote_code: accepted for compatibility and ignored; no code of a checkpoint is ever executed.
-
-        Raises:
-            OLMoCheckpointError: not found, incomplete, damaged, or of a layout that is not known.
-        """
-        del trust_remote_code
-        from_folder: Callable[..., Self] = cls._load_pretrained
-        return from_folder(model, revision=revision, dtype=dtype, device=device, overrides=overrides)
-
-    @classmethod
-    def _load_pretrained(cls, model: str | Path, **options: Any) -> Self:
-        raise OLMoCheckpointError(
-            f"{cls.__name__} has no published layout; load with its subclass, Molmo.from_pretrained for instance, or "
-            "with olmo.models.auto.from_pretrained"
-        )
-
-    def save_pretrained_hf(self, path: str | Path) -> None:
-        """Write a folder in the released Hugging Face layout; `from_pretrained` of it gives equal bits.
-
-        Args:
-            path: folder; a published model that was there stays until the new one is complete.
-
-        Raises:
-            OLMoCheckpointError: the released layout has no place for something in this model; `save_checkpoint` has.
-        """
-        raise OLMoCheckpointError(f"there is no released layout for {type(self).__name__}; use save_checkpoint")
-
     # -- facts -----------------------------------------------------------------------------------------------------
 
     @property
@@ -405,10 +322,10 @@ class ModelBase(nn.Module):
     def num_params(self, include_inactive: bool = True) -> int:
         """Number of parameters; without inactive ones, only the experts that one token uses are counted."""
         others = sum(p.numel() for name, p in self.named_parameters() if not name.startswith("llm."))
-        return others + self.llm.num_params(include_inactive)
+        return others + self.llm.num_params(include_inactive) + n_narrow_numbers(self)
 
     def components(self) -> dict[str, dict[str, nn.Parameter]]:
-        """Parameters by the part they belong to: `connector` (with all that is new), `vit`, `llm`."""
+        """Parameters by the part they belong to: `connector` (with all that is new), `vit`, `llm`, `selector`."""
         return parameters_by_part(self.named_parameters())
 
     def get_fsdp_wrap_policy(self, strategy: str | None = "by_block_and_size") -> WrapPolicy | None:

@@ -68,7 +68,7 @@ def model_info(config: MolmoConfig, model_class: type[ModelBase] = ModelBase) ->
         model_class: what to build from it.
     """
     with torch.device("meta"):
-        model = model_class(config)
+        model = model_class(config.replace(quantization=None))  # its formats are told below
     n_params, llm = model.num_params(), config.llm
     n_cached = 2 * llm.n_layers * llm.resolved_n_kv_heads * llm.resolved_head_dim * llm.max_sequence_length
     memory = {name: Memory(n_params * size, n_cached * size) for name, size in BYTES_PER_NUMBER.items()}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from olmo.exceptions import OLMoInputError
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.text_inputs import TextInputs, require_tensor
 from olmo.nn.vision_config import MolmoVisionBackboneConfig
-from olmo.preprocessing.image_tokens import UNUSED, ImageTokenIds, picture_starts, rebuild_image_input_idx
+from olmo.preprocessing.image_tokens import UNUSED, picture_starts, rebuild_image_input_idx
 
 GivenPictures = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 """`images`, `image_masks` and `image_input_idx` as a caller gave them."""
@@ -41,6 +42,15 @@ class PictureInputs:
 
     facts: torch.Tensor | None = None
     """`[M, 4]` float32 where crops may be frames: seconds (negative for pictures), patches a side, window h and w."""
+
+    numbers: torch.Tensor | None = None
+    """`[M]` int64 number of each crop among those that its row was given."""
+
+    def some(self, is_in: torch.Tensor) -> PictureInputs:
+        """The crops where `is_in`, bool `[M]`, is True."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        some: dict[str, Any] = {name: None if value is None else value[is_in] for name, value in given.items()}
+        return PictureInputs(**some)
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,7 @@ def picture_inputs(
         image_masks=None if masks is None else masks[rows, crops],
         token_index=index[rows, crops],
         rows=rows,
+        numbers=crops,
     )
 
 
@@ -205,33 +216,6 @@ def check_starts(row: int, named: list[int], found: list[int]) -> None:
             f"image_input_idx of row {row} says that pictures begin at {named}, but in input_ids they begin at "
             f"{found}; leave it out to have it rebuilt from input_ids"
         )
-
-
-def fuse(embeds: torch.Tensor, features: torch.Tensor, pictures: PictureInputs) -> torch.Tensor:
-    """Add picture features to the embeddings of their tokens.
-
-    Args:
-        embeds: `[B, L, D]` token embeddings.
-        features: `[M, tokens, D]` of the crops in `pictures`.
-        pictures: where each feature belongs.
-
-    Returns:
-        `[B, L, D]`; features at negative positions are dropped.
-    """
-    used = pictures.token_index >= 0
-    rows = pictures.rows[:, None].expand_as(used)[used]
-    return embeds.index_put((rows, pictures.token_index[used]), features[used].to(embeds.dtype), accumulate=True)
-
-
-def image_groups(input_ids: torch.Tensor, token_ids: ImageTokenIds) -> torch.Tensor:
-    """`[B, L]` int64: 0 on text, k on the tokens of the k-th run between a start token and its end token.
-
-    A picture cut into crops is two runs: the global crop, and the others merged. Source: the original Molmo code, whose
-    `within_image` counts start tokens.
-    """
-    is_start = input_ids == token_ids.start
-    is_picture = is_start | (input_ids == token_ids.end) | (input_ids == token_ids.patch) | (input_ids == token_ids.col)
-    return is_start.long().cumsum(dim=1) * is_picture
 
 
 @functools.cache

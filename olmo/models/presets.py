@@ -2,8 +2,8 @@
 
 `preset("molmo-7b-d")` is a configuration; `configs/` holds the same as YAML, for reading and copying. Adding a model is
 one entry here and its file there. The image masks of the released models are shifted by one crop
-(`legacy_image_mask`): their weights were trained so. VideoOlmo-7B has the
-parts of Molmo-7B-D. Molmo-1B was never released, so nothing is shifted.
+(`legacy_image_mask`): their weights were trained so. VideoOlmo-7B and HeMolmo-7B have the parts of Molmo-7B-D. Molmo-1B
+was never released, so nothing is shifted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from olmo.exceptions import OLMoConfigurationError
+from olmo.models.he_molmo.he_molmo_config import HeMolmoConfig
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
 from olmo.nn.llm_presets import LLM_PRESETS
@@ -53,6 +54,13 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
         "max_frames": 16,
         "frame_sampling": "uniform",
     },
+    "hemolmo-7b": {
+        "model_name": "he_molmo",
+        "llm": LLM_PRESETS["qwen2_7b"],
+        "vision_backbone": _CLIP_336,
+        "mm_preprocessor": {"max_crops": 12, "legacy_image_mask": True},
+        "selection_ratio": 0.25,
+    },
     "molmoe-1b": {
         "llm": {**LLM_PRESETS["olmoe_1b_7b"], "residual_dropout": 0.1},
         "vision_backbone": _CLIP_336,
@@ -74,5 +82,5 @@ def preset(name: str) -> MolmoConfig:
     if name.lower() not in MODEL_PRESETS:
         raise OLMoConfigurationError(f"no model is called {name!r}; there are {', '.join(MODEL_PRESETS)}")
     values = MODEL_PRESETS[name.lower()]
-    is_video = values.get("model_name") == VideoOlmoConfig.model_name
-    return (VideoOlmoConfig if is_video else MolmoConfig).from_dict(values)
+    classes = {cls.model_name: cls for cls in (MolmoConfig, VideoOlmoConfig, HeMolmoConfig)}
+    return classes[values.get("model_name", MolmoConfig.model_name)].from_dict(values)

@@ -57,12 +57,15 @@ def parameters_by_part(named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, d
         named: names as `named_parameters` gives them.
 
     Returns:
-        `vit`, `llm`, and in `connector` what stands between them, with the table of extra vocabulary.
+        `vit`, `llm`, in `selector` what a HeMolmo chooses tokens by, where it learns, and in `connector` what else
+        stands between them, with the table of extra vocabulary.
     """
     parts: dict[str, dict[str, nn.Parameter]] = {"connector": {}, "vit": {}, "llm": {}}
     for name, parameter in named:
         if name.startswith("vision_backbone.image_vit."):
             parts["vit"][name] = parameter
+        elif name.startswith("token_selector."):
+            parts.setdefault("selector", {})[name] = parameter
         elif not name.startswith("llm.") or name == "llm.wte.new_embedding":
             parts["connector"][name] = parameter
         else:

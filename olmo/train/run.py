@@ -20,6 +20,7 @@ from olmo.train.parallel.processes import init_parallel
 from olmo.train.tasks.grounding import GroundedLanguageTask
 from olmo.train.tasks.language import LanguageTask
 from olmo.train.tasks.patch_naming import PatchNamingTask
+from olmo.train.tasks.selected_language import SelectedLanguageTask
 from olmo.train.train_config import TrainConfig, TrainTaskName
 from olmo.train.trainer import Trainer
 
@@ -27,6 +28,7 @@ TASKS: dict[TrainTaskName, type[PatchNamingTask] | type[LanguageTask]] = {
     TrainTaskName.patch_naming: PatchNamingTask,
     TrainTaskName.language: LanguageTask,
     TrainTaskName.grounded_language: GroundedLanguageTask,
+    TrainTaskName.selected_language: SelectedLanguageTask,
 }
 
 

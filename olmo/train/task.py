@@ -63,6 +63,9 @@ class TrainTask(Protocol):
     def components(self) -> Mapping[str, Mapping[str, nn.Parameter]]:
         """Parameters by component (connector, vit, llm) and name."""
 
+    def begin_step(self, step: int, max_steps: int) -> None:
+        """Told on every process before a step (0-based), for what changes over the run."""
+
     def weight(self, batch: Batch) -> float:
         """Sum of the loss weights in a micro-batch, known before the forward pass."""
 

@@ -13,6 +13,7 @@ from olmo.data.source_config import SourceConfig
 from olmo.exceptions import OLMoConfigurationError
 from olmo.train.lora.config import LoraConfig
 from olmo.train.optim.config import OptimizerConfig
+from olmo.train.optim.selection import SelectionConfig
 from olmo.train.optim.unfreeze import parse_phases
 from olmo.train.parallel.activation_checkpointing import ActivationCheckpointing
 from olmo.train.parallel.config import ParallelConfig
@@ -26,6 +27,7 @@ class TrainTaskName(ConfigEnum):
     patch_naming = "patch_naming"
     language = "language"
     grounded_language = "grounded_language"
+    selected_language = "selected_language"
 
 
 class Precision(ConfigEnum):
@@ -74,7 +76,8 @@ class TrainConfig(BaseConfig):
 
     task: TrainTaskName = TrainTaskName.language
     """`language`: the whole model, on answers; `grounded_language`: besides, the picture tokens of Scenes name what
-    they show; `patch_naming`: the ViT alone, to say what patches of Scenes show."""
+    they show; `selected_language`: the whole of a HeMolmo, with its choice of picture tokens; `patch_naming`: the ViT
+    alone, to say what patches of Scenes show."""
 
     model: str | None = None
     """Configuration of the model: a YAML file or a folder with config.yaml, relative to this file. None: that of
@@ -149,6 +152,9 @@ class TrainConfig(BaseConfig):
     grounding_weight: float = 0.5
     """Weight of the second loss of `grounded_language`, above 0."""
 
+    selection: SelectionConfig | None = None
+    """The course of `selected_language`; None: its defaults."""
+
     on_nan: BadStepPolicy = BadStepPolicy.stop
     """Loss or gradient not finite: `stop` saves the batch and ends with an error; `skip` leaves the weights alone."""
 
@@ -191,6 +197,12 @@ class TrainConfig(BaseConfig):
         if self.init_from is not None and (self.init_llm or self.init_vit):
             raise OLMoConfigurationError(
                 "holds the whole model; it goes without init_llm and init_vit, which build a new one", "init_from"
+            )
+
+        if self.selection is not None and self.task is not TrainTaskName.selected_language:
+            raise OLMoConfigurationError(
+                f"belongs to task: selected_language, and task is {self.task.value}; change that or leave this out",
+                "selection",
             )
 
     def _check_numbers(self) -> None:

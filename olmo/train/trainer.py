@@ -191,6 +191,7 @@ class Trainer:
         """
         config = self.config
         seed_step(config.seed, self.step, self.parallel.data_rank)
+        self.task.begin_step(self.step, self.max_steps)
         rates = set_learning_rates(self.optimizer, config.optimizer, self.step, self.max_steps)
         self.optimizer.zero_grad(set_to_none=True)
         self._freeze_for_now()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from olmo.exceptions import OLMoConfigurationError
+from olmo.models.auto import model_class
 from olmo.models.molmo.hf_config import config_values_from_hf, hf_config_from
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
 from olmo.models.presets import MODEL_PRESETS, preset
@@ -26,10 +27,11 @@ N_PARAMS = {
     "molmo-72b": 73_308_285_952,
     "molmoe-1b": 7_221_875_712,
     "videoolmo-7b": 8_021_025_280,  # the parts of molmo-7b-d
+    "hemolmo-7b": 8_021_025_280 + 9_179_688,  # and a scorer
 }
 NOMINAL = {
     "molmo-1b": (0.0, 1.6e9), "molmo-7b-d": (7e9, 8.5e9), "molmo-7b-o": (7e9, 8.5e9), "molmo-72b": (70e9, 76e9),
-    "molmoe-1b": (6.5e9, 7.5e9), "videoolmo-7b": (7e9, 8.5e9),
+    "molmoe-1b": (6.5e9, 7.5e9), "videoolmo-7b": (7e9, 8.5e9), "hemolmo-7b": (7e9, 8.5e9),
 }  # fmt: skip
 CONTEXT = {name: 2048 if name == "molmo-1b" else 4096 for name in N_PARAMS}
 NAMES = pytest.mark.parametrize("name", N_PARAMS)
@@ -39,7 +41,7 @@ NAMES = pytest.mark.parametrize("name", N_PARAMS)
 def test_p07_parameter_counts_and_contexts_are_the_published_ones(name):
     config = preset(name)
     with torch.device("meta"):
-        model = Molmo(config)
+        model = model_class(config.model_name)(config)
     assert model.num_params() == N_PARAMS[name]
     assert NOMINAL[name][0] <= model.num_params() <= NOMINAL[name][1]
     assert config.llm.max_sequence_length == CONTEXT[name]

@@ -47,12 +47,18 @@ LAYERS_OF: dict[str, Layers] = {"olmo": LAYERS, "olmo.train": TRAIN_LAYERS}
 OPTIONAL_DEPENDENCIES: dict[str, str] = {
     "av": "video",
     "datasets": "data",
+    "fastapi": "serve",
     "fsspec": "remote",
+    "llguidance": "serve",
     "lmms_eval": "lmms-eval",
     "matplotlib": "plots",
     "peft": "lora",
+    "prometheus_client": "serve",
+    "pydantic": "serve",
+    "starlette": "serve",
     "tensorboard": "tensorboard",
     "torchao": "qlora",
+    "uvicorn": "serve",
     "wandb": "wandb",
 }
 """Third-party packages that a function may import, and the extra that installs each."""

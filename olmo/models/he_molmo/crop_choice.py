@@ -6,8 +6,6 @@ scores of tokens, and says which crops to encode.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -62,19 +60,6 @@ def crops_to_encode(
         best = values.argsort(descending=True, stable=True)[: n_kept(len(members), crop_ratio)]
         chosen[members[best]] = True
     return chosen
-
-
-def some_crops(pictures: PictureInputs, is_in: Tensor) -> PictureInputs:
-    """The crops where `is_in` `[M]` is True."""
-    masks, facts = pictures.image_masks, pictures.facts
-    return replace(
-        pictures,
-        images=pictures.images[is_in],
-        image_masks=None if masks is None else masks[is_in],
-        token_index=pictures.token_index[is_in],
-        rows=pictures.rows[is_in],
-        facts=None if facts is None else facts[is_in],
-    )
 
 
 def _first_places(pictures: PictureInputs) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from olmo.models.he_molmo.crop_choice import crops_to_encode, high_res_crops, some_crops
+from olmo.models.he_molmo.crop_choice import crops_to_encode, high_res_crops
 from olmo.models.he_molmo.he_molmo_config import Encode, HeMolmoConfig, ScorerType, TokenScorerConfig
 from olmo.models.he_molmo.low_res import read_question
 from olmo.models.he_molmo.picture_tokens import PictureTokens, picture_tokens, shortened
@@ -57,16 +57,16 @@ class HeMolmo(VideoOlmo):
         if self.config.encode is Encode.all_crops or not bool(is_high.any()):
             return super().see(text, pictures, **settings)
         ratio = settings.get("selection_ratio") or self.config.selection_ratio
-        first = some_crops(pictures, ~is_high)
+        first = pictures.some(~is_high)
         overview = self.encode_images(first)
         scores = overview.new_zeros(pictures.token_index.shape, dtype=torch.float32)
         scores[~is_high] = self._entry_scores(text, first, overview)
         share, ids = self.config.crop_ratio or ratio, self.config.image_token_ids
         is_encoded = crops_to_encode(text, pictures, is_high, scores, share, ids)
-        closer = self.encode_images(some_crops(pictures, is_encoded & is_high))
+        closer = self.encode_images(pictures.some(is_encoded & is_high))
         features = overview.new_zeros(len(is_high), *overview.shape[1:])
         features = features.index_put((~is_high,), overview).index_put((is_encoded & is_high,), closer)
-        encoded = some_crops(pictures, is_encoded)
+        encoded = pictures.some(is_encoded)
         return self.choose_pictures(text, encoded, features[is_encoded], everything=pictures, **settings)
 
     def choose_pictures(
@@ -155,8 +155,9 @@ class HeMolmo(VideoOlmo):
 
 def _tokens_of_rows(pictures: PictureInputs, n_rows: int) -> torch.Tensor:
     """`[B]`: picture tokens of each row."""
-    counts = (pictures.token_index >= 0).sum(dim=1)
-    return torch.zeros(n_rows, dtype=torch.long, device=counts.device).index_add(0, pictures.rows, counts)
+    crop, entry = (pictures.token_index >= 0).nonzero(as_tuple=True)
+    places = torch.stack([pictures.rows[crop], pictures.token_index[crop, entry]], dim=1)
+    return torch.bincount(places.unique(dim=0)[:, 0], minlength=n_rows)  # joined frames share their tokens
 
 
 def _at_their_places(

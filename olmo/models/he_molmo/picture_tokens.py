@@ -26,7 +26,7 @@ class PictureTokens:
     """`[B, N]` int64 place in the sequence, ascending; 0 on fillers."""
 
     crops: torch.Tensor
-    """`[B, N]` int64 number of the crop or frame within its row; 0 on fillers."""
+    """`[B, N]` int64 number of the crop or frame among those that the row was given; 0 on fillers."""
 
     places: torch.Tensor
     """`[B, N, 2]` float32 row and column of the token's middle within its crop, 0 to 1; 0 on fillers."""
@@ -40,21 +40,22 @@ def picture_tokens(pictures: PictureInputs, features: torch.Tensor, n_rows: int)
         features: `[M, entries, D]` of them.
         n_rows: rows of the batch.
     """
-    assert pictures.facts is not None, "frame_inputs gives them"
+    assert pictures.facts is not None and pictures.numbers is not None, "frame_inputs gives them"
     crop, entry = (pictures.token_index >= 0).nonzero(as_tuple=True)  # [T]
-    rows, positions = pictures.rows[crop], pictures.token_index[crop, entry]
-    longest = int(positions.max()) + 1 if len(positions) else 1
-    order = (rows * longest + positions).argsort()
-    crop, entry, rows, positions = crop[order], entry[order], rows[order], positions[order]
+    longest = int(pictures.token_index.max()) + 1 if len(crop) else 1
+    # Joined frames share their tokens, whose features are then the sum, as in the embeddings.
+    keys, token = torch.unique(pictures.rows[crop] * longest + pictures.token_index[crop, entry], return_inverse=True)
+    first = torch.full_like(keys, len(crop)).scatter_reduce(
+        0, token, torch.arange(len(crop), device=crop.device), "amin"
+    )
+    summed = features.new_zeros(len(keys), features.shape[-1]).index_add(0, token, features[crop, entry])
+    rows, positions = keys // longest, keys % longest
     counts = torch.bincount(rows, minlength=n_rows)
     slots = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    first_crop = torch.full((n_rows,), len(features), device=rows.device)
-    first_crop = first_crop.scatter_reduce(0, pictures.rows, torch.arange(len(features), device=rows.device), "amin")
+    crop, entry = crop[first], entry[first]
     _, grid, high, wide = pictures.facts.long()[crop].unbind(1)
     n_down, n_across = _pooled_sides(grid, high), _pooled_sides(grid, wide)
-    places = torch.stack(
-        [(entry // n_across + 0.5) / n_down, (entry % n_across + 0.5) / n_across], dim=1
-    ).float()  # [T, 2]
+    places = torch.stack([(entry // n_across + 0.5) / n_down, (entry % n_across + 0.5) / n_across], dim=1).float()
     shape = (n_rows, max(1, int(counts.max()) if n_rows else 0))
 
     def laid_out(values: torch.Tensor) -> torch.Tensor:
@@ -62,10 +63,10 @@ def picture_tokens(pictures: PictureInputs, features: torch.Tensor, n_rows: int)
         return filled.index_put((rows, slots), values)
 
     return PictureTokens(
-        features=laid_out(features[crop, entry]),
+        features=laid_out(summed),
         is_valid=laid_out(torch.ones_like(rows, dtype=torch.bool)),
         positions=laid_out(positions),
-        crops=laid_out(crop - first_crop[rows]),
+        crops=laid_out(pictures.numbers[crop]),
         places=laid_out(places),
     )
 
@@ -102,7 +103,7 @@ def shortened(
         return None if values is None else values.gather(1, source).masked_fill(~is_valid, filler)
 
     new_ids, positions = moved(text.input_ids, -1), moved(text.position_ids, 0)
-    assert new_ids is not None and positions is not None
+    assert new_ids is not None and positions is not None, "every batch has both"
     shorter = replace(
         text,
         input_ids=new_ids,

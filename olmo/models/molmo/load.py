@@ -23,6 +23,9 @@ from olmo.models.base import ModelBase
 from olmo.models.molmo.hf import hf_export_rules, hf_weight_rules
 from olmo.models.molmo.hf_config import config_values_from_hf, hf_config_from, hf_preprocessor_config_from
 from olmo.models.molmo.molmo_config import MolmoConfig
+from olmo.models.quantize import quantization_config, wide_tensors
+from olmo.quantization.config import QuantizationConfig
+from olmo.quantization.layers import pack_layers
 from olmo.torch_util import resolve_dtype
 
 M = TypeVar("M", bound=ModelBase)
@@ -40,11 +43,13 @@ def load_molmo(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
     overrides: Sequence[str] = (),
+    quantize: str | QuantizationConfig | None = None,
 ) -> M:
     """See `ModelBase.from_pretrained`. The model is built without memory and each tensor is made as it is read.
 
     Raises:
         OLMoCheckpointError: not found, incomplete, damaged, or of a layout that is not known.
+        OLMoConfigurationError: quantised already, or it cannot be quantised so.
     """
     folder = resolve_model_folder(model, revision=revision)
     wanted = resolve_dtype(dtype)
@@ -55,19 +60,45 @@ def load_molmo(
             "an original release with model.pt is turned into a folder by `molmo convert`"
         )
     config = native_config(cls, folder, overrides) if is_native else released_config(cls, folder, overrides)
+    saved = _saved_quantization(folder) if is_native else None
+    if quantize is not None:
+        _refuse_twice(folder, saved)
+        config = config.replace(quantization=quantization_config(quantize, device))
+    elif saved is not None and config.quantization != saved:
+        raise OLMoConfigurationError(f"{folder} was saved as {saved.scheme} and loads as nothing else", "quantization")
     with torch.device("meta"):
         instance = cls(config)
+    wide = None
+    if config.quantization is not None and saved is None:
+        wide = wide_tensors(instance, config.quantization, wanted, device)
     # A variant that starts from a Molmo: what a Molmo has not is drawn anew.
     new = _taken_out(instance) if not is_native or _is_molmo(folder) else {}
     if is_native:
-        load_checkpoint(instance, folder, dtype=wanted, device=device)
+        load_checkpoint(instance, folder, dtype=wanted, device=device, wide=wide)
     else:
-        load_by_rules(instance, SafetensorsSource(folder), hf_weight_rules(config), dtype=wanted, device=device)
+        source, rules = SafetensorsSource(folder), hf_weight_rules(config)
+        load_by_rules(instance, source, rules, dtype=wanted, device=device, wide=wide)
     generator = torch.Generator().manual_seed(_SEED_OF_NEW_PARTS)
     for name, part in new.items():
         part.to_empty(device="cpu").reset_parameters(generator)
         setattr(instance, name, part.to(instance.dtype))
-    return instance.to(device).eval()
+    instance = instance.to(device).eval()
+    pack_layers(instance)
+    return instance
+
+
+def _saved_quantization(folder: Path) -> QuantizationConfig | None:
+    """How the weights in a native folder are quantised."""
+    values = read_config_file(folder).get("quantization")
+    return None if values is None else QuantizationConfig.new(**values)
+
+
+def _refuse_twice(folder: Path, saved: QuantizationConfig | None) -> None:
+    if saved is not None:
+        raise OLMoConfigurationError(
+            f"{folder} is quantised already ({saved.scheme}); load it without quantize=, or take the model it "
+            "was made of"
+        )
 
 
 def native_config(cls: type[ModelBase], folder: Path, overrides: Sequence[str] = ()) -> MolmoConfig:
@@ -128,6 +159,11 @@ def save_molmo(model: ModelBase, path: str | Path) -> None:
         OLMoCheckpointError: the released layout has no place for something in this model, or the folder holds files
             that are not part of a published model.
     """
+    if model.config.quantization is not None:
+        raise OLMoCheckpointError(
+            "the released layout has no place for quantised matrices; save_checkpoint has, or write the full-precision "
+            "model"
+        )
     processor = hf_preprocessor_config_from(model.config)
 
     def write_extra(folder: Path) -> None:

@@ -17,6 +17,7 @@ from olmo.preprocessing.image import ImageSpec
 from olmo.preprocessing.image_tokens import ImageTokenIds
 from olmo.preprocessing.preprocessor import Preprocessor
 from olmo.preprocessing.preprocessor_config import CropMode, MolmoPreprocessorConfig
+from olmo.quantization.config import QuantizationConfig
 from olmo.tokenizer import Tokenizer, build_tokenizer
 
 _FILE_SUFFIXES = (".yaml", ".yml", ".json")
@@ -42,6 +43,9 @@ class MolmoConfig(BaseModelConfig):
 
     bi_directional_attn: BiDirectionalAttention | None = None
     """Which picture tokens may look ahead: None, `within_image`, `image_tokens` or `image_to_question`."""
+
+    quantization: QuantizationConfig | None = None
+    """Which matrices are kept in fewer bits, and how; None keeps all in full precision."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -114,10 +114,10 @@ def choose(
     stays = (index >= 0).any(dim=1)
     pictures = replace(pictures, facts=facts, token_index=index)
     if bool(changed.any()):
-        finer = encode(_part(pictures, changed))
+        finer = encode(pictures.some(changed))
         features = features.index_copy(0, changed.nonzero()[:, 0], finer)
     factors = torch.where(is_chosen, gates(scored.scores), 1.0)[:, None, None].to(features.dtype)
-    return text, _part(pictures, stays), (features * factors)[stays]
+    return text, pictures.some(stays), (features * factors)[stays]
 
 
 def most_after_choice(
@@ -197,15 +197,3 @@ def _moved(index: torch.Tensor, source: np.ndarray) -> torch.Tensor:
     place = torch.full((n_old,), UNUSED, dtype=torch.long, device=index.device)
     place[torch.from_numpy(source).to(index.device)] = torch.arange(len(source), device=index.device)
     return torch.where(index >= 0, place[index.clamp(min=0)], index)
-
-
-def _part(pictures: PictureInputs, is_in: torch.Tensor) -> PictureInputs:
-    masks, facts = pictures.image_masks, pictures.facts
-    return replace(
-        pictures,
-        images=pictures.images[is_in],
-        image_masks=None if masks is None else masks[is_in],
-        token_index=pictures.token_index[is_in],
-        rows=pictures.rows[is_in],
-        facts=None if facts is None else facts[is_in],
-    )

@@ -68,6 +68,7 @@ def frame_inputs(
         token_index=index[rows, crops],
         rows=rows,
         facts=facts[rows, crops],
+        numbers=crops,
     )
 
 

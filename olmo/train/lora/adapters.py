@@ -205,6 +205,8 @@ def _part_of(name: str) -> str:
     """The part a layer belongs to, as `ModelBase.components` divides the model."""
     if name.startswith("vision_backbone.image_vit."):
         return "vit"
+    if name.startswith("token_selector."):
+        return "selector"
     return "connector" if name.startswith("vision_backbone.") else "llm"
 
 

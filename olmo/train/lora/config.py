@@ -14,6 +14,7 @@ class LoraPart(ConfigEnum):
     llm = "llm"
     vit = "vit"
     connector = "connector"
+    selector = "selector"
 
 
 class LoraBase(ConfigEnum):
@@ -41,10 +42,10 @@ class LoraConfig(BaseConfig):
     """Probability, 0 to below 1, that an input of an adapter is zeroed in training."""
 
     parts: list[LoraPart] = field(default_factory=lambda: [LoraPart.llm])
-    """Parts that get adapters: `llm`, `vit`, `connector`, in any combination."""
+    """Parts that get adapters: `llm`, `vit`, `connector`, `selector`, in any combination."""
 
     whole_parts: list[LoraPart] = field(default_factory=list)
-    """Parts that learn in full beside the adapters, such as a fresh connector; saved with the adapters."""
+    """Parts that learn in full beside the adapters, such as a fresh connector or selector; saved with the adapters."""
 
     target_modules: list[str] = field(default_factory=list)
     """Last names of the layers to adapt, `att_proj` say; empty: every linear layer but router, head and patches."""

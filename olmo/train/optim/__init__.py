@@ -1,1 +1,1 @@
-"""How weights move: AdamW by component, learning rates over steps, what is frozen when, the moving average."""
+"""How weights move and when: AdamW by component, schedules, freezing, moving average, the course of selection."""

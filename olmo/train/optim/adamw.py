@@ -1,4 +1,4 @@
-"""AdamW over named components (connector, ViT, LLM), each with its own learning rate and warm-up."""
+"""AdamW over named components (connector, ViT, LLM, selector), each with its own learning rate and warm-up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from olmo.train.optim.schedule import warmup_cosine
 from olmo.train.parallel.sharding import by_layout
 
 Components = Mapping[str, Mapping[str, nn.Parameter]]
-"""Parameters by component (`connector`, `vit`, `llm`) and name."""
+"""Parameters by component (`connector`, `vit`, `llm`, `selector`) and name."""
 
 EMBEDDING = "llm.wte.embedding"
 """Name of the base table of token embeddings."""
@@ -21,7 +21,7 @@ EMBEDDING = "llm.wte.embedding"
 
 def component_configs(config: OptimizerConfig) -> dict[str, ComponentConfig]:
     """The settings by component name."""
-    return {"connector": config.connector, "vit": config.vit, "llm": config.llm}
+    return {"connector": config.connector, "vit": config.vit, "llm": config.llm, "selector": config.selector}
 
 
 def freeze(components: Components, config: OptimizerConfig) -> None:

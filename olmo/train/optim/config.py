@@ -1,4 +1,4 @@
-"""Configuration of the optimizer: one learning rate, warm-up and clipping for each of connector, ViT and LLM."""
+"""Configuration of the optimizer: one learning rate, warm-up and clipping for each part of the model."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ class OptimizerConfig(BaseConfig):
 
     llm: ComponentConfig = field(default_factory=lambda: ComponentConfig(lr=2e-5, warmup_steps=2000))
     """Language model."""
+
+    selector: ComponentConfig = field(default_factory=lambda: ComponentConfig(lr=2e-4, warmup_steps=200))
+    """Token selector of a HeMolmo; without effect on other models."""
 
     is_embedding_frozen: bool = False
     """Keep the base table of token embeddings bit-identical, as the released models did. The output head still learns,

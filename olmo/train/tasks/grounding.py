@@ -4,8 +4,8 @@ The loss is taken where the language model reads pictures: the embedding of a pi
 connector, goes through the model's own output head, and the right word is the name of the thing that covers the patch.
 The plural stands on the patch that holds the thing's point, so things can be told apart and counted; on a sign it is
 the word. It costs one small matrix product and puts the pictures' tokens where the words are, so that "find the tokens
-that match this word" is there from the start. Only Scenes knows what each patch shows; examples of other sources beside
-it learn from their answers alone.
+that match this word" is there from the start. Only Scenes and moving scenes know what each patch shows;
+examples of other sources beside them learn from their answers alone.
 
 Measured on molmo-nano: see docs/log.md.
 """
@@ -22,6 +22,8 @@ import torch
 from torch.nn import functional as F
 
 from olmo.data.scenes.art import concepts
+from olmo.data.scenes.moving.frame_targets import frame_targets
+from olmo.data.scenes.moving.moving_scene import MovingScene
 from olmo.data.scenes.patch_targets import patch_targets
 from olmo.data.scenes.scene import Scene
 from olmo.data.scenes.signs import WORDS
@@ -31,6 +33,7 @@ from olmo.models.base import ModelBase
 from olmo.models.picture_inputs import PictureInputs
 from olmo.preprocessing.preprocessor import Preprocessor
 from olmo.preprocessing.preprocessor_config import CropMode
+from olmo.preprocessing.video.video_spec import pooled_side
 from olmo.tokenizer import Tokenizer
 from olmo.train.parallel.config import Strategy
 from olmo.train.task import Batch, Tally
@@ -65,13 +68,24 @@ class PatchWords:
         names = np.where(shown.is_centre > 0, self.plural[kind], self.singular[kind])
         return np.where(shown.word > 0, self.sign[shown.word.clip(min=0)], names)
 
+    def of_frames(self, scene: MovingScene, facts: torch.Tensor) -> list[np.ndarray]:
+        """The same for each frame of `facts` `[T, 4]`, int64 `[tokens]`: the thing that covers most of a token."""
+        words = []
+        for seconds, grid, height, width in facts.tolist():
+            frame = int(np.abs(scene.seconds - seconds).argmin())
+            side = pooled_side(int(grid), int(height))
+            assert height == width, "frames of molmo-nano are pooled in squares"
+            kind, is_middle = frame_targets(scene, frame, side)
+            words.append(np.where(is_middle, self.plural[kind], self.singular[kind]))
+        return words
+
 
 def _first_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> np.ndarray:
     return np.array([IGNORE, *(tokenizer.encode(f" {word}")[0] for word in words)], dtype=np.int64)
 
 
 class PrepareGrounded(PrepareExample):
-    """As for the language task, with the words for picture tokens; frames and pictures of other sources have none."""
+    """As for the language task, with the words for picture tokens; pictures of other sources have none."""
 
     def __init__(self, preprocessor: Preprocessor, source_names: Sequence[str], words: PatchWords) -> None:
         super().__init__(preprocessor, source_names)
@@ -80,11 +94,15 @@ class PrepareGrounded(PrepareExample):
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Tensors of one example."""
         tensors = super().__call__(example, rng)
-        scene = (example.get("metadata") or {}).get("scene")
+        metadata = example.get("metadata") or {}
+        scene, moving = metadata.get("scene"), metadata.get("moving_scene")
         n_crops = len(tensors["images"]) if "images" in tensors else 0
         words = torch.full((n_crops, self.words.grid**2), IGNORE)
         if isinstance(scene, Scene):
             words[0] = torch.from_numpy(self.words(scene))
+        if isinstance(moving, MovingScene) and "frame_facts" in tensors:
+            for frame, of_frame in enumerate(self.words.of_frames(moving, tensors["frame_facts"])):
+                words[frame, : len(of_frame)] = torch.from_numpy(of_frame)
         return {**tensors, PICTURE_WORDS: words}
 
 

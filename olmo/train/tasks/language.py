@@ -18,6 +18,7 @@ from olmo.eval.tasks import task_of
 from olmo.exceptions import OLMoConfigurationError
 from olmo.models.base import ModelBase
 from olmo.models.flops import PARTS, Flops, forward_flops, training_flops
+from olmo.models.outputs import OLMoOutput
 from olmo.models.video_olmo.budget import crop_flops, crop_kinds
 from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
 from olmo.nn.loss import target_positions
@@ -89,7 +90,8 @@ class LanguageTask:
         for name in config.evaluation.tasks if config.evaluation else []:
             task_of(name, base_dir)  # a wrong name is found now rather than after hours
         self.source_names = tuple(dict.fromkeys(source.name for source in self.stream.sources))
-        self.tally_names = tuple(f"loss_{n}" for n in self.source_names) if len(self.source_names) > 1 else ()
+        self.source_tallies = tuple(f"loss_{n}" for n in self.source_names) if len(self.source_names) > 1 else ()
+        self.tally_names = self.source_tallies
         length = self.sequence_length
         build = model.config.build_preprocessor
         self.prepare: Prepare = PrepareExample(build(False, True, max_seq_len=length), self.source_names)
@@ -117,6 +119,9 @@ class LanguageTask:
         """Connector, ViT and LLM."""
         return self.model.components()
 
+    def begin_step(self, step: int, max_steps: int) -> None:
+        """Nothing changes from step to step."""
+
     def weight(self, batch: Batch) -> float:
         """Sum of the weights of the target tokens."""
         rows, columns, _ = target_positions(batch["labels"], batch.get("subsegment_ids"))
@@ -131,9 +136,12 @@ class LanguageTask:
 
         Frames count at their own pooling and resolution. Those that the question drops count in the language model too.
         """
+        return self.flops_with_backward(self.flops_of_forward(batch, batch["attention_mask"].sum(dim=1)))
+
+    def flops_of_forward(self, batch: Batch, lengths: torch.Tensor) -> Flops:
+        """Of a forward pass, with `lengths` `[B]` of the rows in the language model."""
         config = self.model.config
-        lengths = batch["attention_mask"].sum(dim=1).double()
-        n_crops, frames = 0, Flops()
+        lengths, n_crops, frames = lengths.double(), 0, Flops()
         if "image_input_idx" in batch:
             is_used = (batch["image_input_idx"] >= 0).flatten(2).any(dim=-1)  # [B, N]
             if isinstance(config, VideoOlmoConfig) and "frame_facts" in batch:
@@ -147,7 +155,10 @@ class LanguageTask:
             n_crops=n_crops,
             n_logits=int((batch["labels"] != -100).sum()),
         )
-        forward = Flops(vit=forward.vit + frames.vit, connector=forward.connector + frames.connector, llm=forward.llm)
+        return Flops(vit=forward.vit + frames.vit, connector=forward.connector + frames.connector, llm=forward.llm)
+
+    def flops_with_backward(self, forward: Flops) -> float:
+        """Of forward and backward pass, for what learns in this run."""
         if self.config.lora is not None:
             return 2.0 * forward.total  # gradients pass back through the matrices, and none is taken of them
         settings = component_configs(self.config.optimizer)
@@ -155,15 +166,18 @@ class LanguageTask:
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, Tally]:
         """Mean cross-entropy over answer tokens, and the same for each source where there are several."""
-        inputs = {k: v for k, v in batch.items() if k != SOURCE_IDS}
-        out = self.module(**inputs, logits_at="labels", z_loss=self.config.z_loss)
+        out = self.run(batch, z_loss=self.config.z_loss)
         assert out.loss is not None, "labels were given"
-        return out.loss, self._by_source(out.logits, batch)
+        return out.loss, self.by_source(out.logits, batch)
+
+    def run(self, batch: Batch, **settings: Any) -> OLMoOutput:
+        """The forward pass over a micro-batch, with logits where a loss is taken; `settings` go to the model."""
+        return self.module(**{k: v for k, v in batch.items() if k != SOURCE_IDS}, logits_at="labels", **settings)
 
     @torch.no_grad()
-    def _by_source(self, logits: torch.Tensor, batch: Batch) -> Tally:
+    def by_source(self, logits: torch.Tensor, batch: Batch) -> Tally:
         """Loss of each source, without the z-loss."""
-        if not self.tally_names or not self.module.training:
+        if not self.source_tallies or not self.module.training:
             return {}
         rows, columns, targets = target_positions(batch["labels"], batch.get("subsegment_ids"))
         weights = batch["loss_masks"][rows, columns + 1].float().clamp(min=0)  # [n]
@@ -172,7 +186,8 @@ class LanguageTask:
         losses = [F.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in pieces]
         weighted = torch.cat(losses) * weights if losses else weights
         return {
-            name: (weighted[sources == i].sum(), weights[sources == i].sum()) for i, name in enumerate(self.tally_names)
+            name: (weighted[sources == i].sum(), weights[sources == i].sum())
+            for i, name in enumerate(self.source_tallies)
         }
 
     def answer(self, name: str, limit: int) -> dict[str, float]:

@@ -132,6 +132,9 @@ class PatchNamingTask:
             "connector": {n: p for n, p in named.items() if not n.startswith("image_vit.")},
         }
 
+    def begin_step(self, step: int, max_steps: int) -> None:
+        """Nothing changes from step to step."""
+
     def weight(self, batch: Batch) -> float:
         """Pictures."""
         return float(len(batch["images"]))

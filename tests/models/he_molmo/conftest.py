@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
+from he_models import opinionated
 
 from olmo.models.he_molmo.he_molmo import HeMolmo, HeMolmoConfig
 from olmo.models.molmo.molmo_config import MolmoConfig
@@ -42,13 +42,3 @@ def make_he_model(make_he_config: MakeHeConfig) -> MakeHeModel:
         return made[key]
 
     return make
-
-
-def opinionated(model: HeMolmo) -> HeMolmo:
-    """Random weights where a scorer starts with zeros; without them all tokens are equals."""
-    if model.token_selector.scorer is not None:
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.token_selector.scorer.parameters():
-                parameter.normal_(0.0, 1.0, generator=generator)
-    return model

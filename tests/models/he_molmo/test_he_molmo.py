@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import opinionated
+from he_models import opinionated
 from tiny import IM_COL, IM_END, IM_PATCH, IM_START, MODES, close, example, picture
 from video_clips import asked, video
 

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from olmo.data.scenes.art import ANGLE_STEP_DEG, Concept, concepts, sprite
+from olmo.data.scenes.art import ANGLE_STEP_DEG, Concept, Sprite, concepts, sprite
 from olmo.data.scenes.backgrounds import KINDS, draw_clutter, make_background, photo_background
 from olmo.data.scenes.moving.actors import DIRECTIONS, GROWTH, MOMENTARY, Action, Actor, visible_colours
 from olmo.data.scenes.moving.moving_config import MovingScenesConfig
@@ -85,9 +85,17 @@ class MovingScene:
         canvas = self.world[top : top + self.side, left : left + self.side].copy()
         for actor in self.things:
             if actor.is_visible(index):
-                x, y = actor.middle(index)
-                _blend(canvas, actor, index, x + share * self.pan[0], y + share * self.pan[1])
+                _blend(canvas, actor.drawn(index), *self._corner(actor, index))
         return canvas
+
+    def silhouette(self, actor: Actor, frame: int) -> tuple[np.ndarray, int, int]:
+        """Where a thing is in a frame: its mask, bool `[h, w]`, and the column and row of the mask's top left, px."""
+        return actor.drawn(frame).mask, *self._corner(actor, frame)
+
+    def _corner(self, actor: Actor, frame: int) -> tuple[int, int]:
+        (x, y), share = actor.middle(frame), frame / (self.n_frames - 1)
+        height, width = actor.drawn(frame).mask.shape
+        return round(x + share * self.pan[0] - width / 2), round(y + share * self.pan[1] - height / 2)
 
     def count(self, name: str, frame: int) -> int:
         """Things of a kind that are there at a frame."""
@@ -255,11 +263,9 @@ def _place(
     return None
 
 
-def _blend(canvas: np.ndarray, actor: Actor, frame: int, x: float, y: float) -> None:
-    """Draw a thing with its middle at (x, y) over `canvas`, in place; what lies outside is cut off."""
-    drawn = actor.drawn(frame)
+def _blend(canvas: np.ndarray, drawn: Sprite, left: int, top: int) -> None:
+    """Draw a thing with its top left at (left, top) over `canvas`, in place; what lies outside is cut off."""
     height, width = drawn.mask.shape
-    left, top = round(x - width / 2), round(y - height / 2)
     x0, y0 = max(0, left), max(0, top)
     x1, y1 = min(canvas.shape[1], left + width), min(canvas.shape[0], top + height)
     if x0 >= x1 or y0 >= y1:

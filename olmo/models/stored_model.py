@@ -1,0 +1,144 @@
+"""`StoredModel`: a module with a configuration that is written to folders and loaded from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from olmo.checkpoint.native import LoadReport, load_checkpoint, save_checkpoint
+from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
+from olmo.models.molmo.molmo_config import MolmoConfig
+from olmo.models.quantize import narrow_model, quantization_config, refuse_torchao
+from olmo.quantization.config import QuantizationConfig
+from olmo.quantization.layers import pack_layers
+
+
+class StoredModel(nn.Module):
+    """What every model of the family does with its weights in one way."""
+
+    config: MolmoConfig
+    """What it was built from."""
+
+    def save_checkpoint(self, path: str | Path, sharded: bool = True) -> None:
+        """Write weights, configuration and tokenizer to a folder, completely or not at all.
+
+        Args:
+            path: folder; what was there stays until the new one is complete.
+            sharded: several files that many processes could write, instead of one.
+
+        Raises:
+            OLMoConfigurationError: the matrices are in a form that only torchao can read.
+        """
+        refuse_torchao(self.config.quantization)
+        save_checkpoint(self, path, sharded=sharded, write_extra=self.config.save)
+
+    def load_checkpoint(self, path: str | Path, strict: bool = True) -> LoadReport:
+        """Load weights that `save_checkpoint` wrote, in either form.
+
+        Args:
+            path: checkpoint folder.
+            strict: every name and shape must match; False loads the rest and reports.
+
+        Returns:
+            Names that were missing, unexpected or of another shape.
+
+        Raises:
+            OLMoCheckpointError: missing or damaged files; with strict, any difference. The model is unchanged then.
+        """
+        return load_checkpoint(self, path, strict=strict)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        overrides: Sequence[str] = (),
+        quantize: str | QuantizationConfig | None = None,
+        trust_remote_code: bool = False,
+    ) -> Self:
+        """Load a model with its weights.
+
+        Args:
+            model: a folder (native or released Hugging Face layout) or a hub id such as `"allenai/Molmo-7B-D-0924"`.
+            revision: branch, tag or commit on the hub.
+            dtype: type of the weights in memory, `"bfloat16"` say; None keeps float32, `"auto"` the stored type.
+            device: where the weights go.
+            overrides: dotted changes of the configuration.
+            quantize: keep matrices in fewer bits, each rounded as it is read; as in `quantize`. A folder that was saved
+                quantised needs none.
+            trust_remote_code: accepted for compatibility and ignored; no code of a checkpoint is ever executed.
+
+        Raises:
+            OLMoCheckpointError: not found, incomplete, damaged, or of a layout that is not known.
+            OLMoConfigurationError: it is quantised already, or cannot be quantised so.
+        """
+        del trust_remote_code
+        from_folder: Callable[..., Self] = cls._load_pretrained
+        return from_folder(model, revision=revision, dtype=dtype, device=device, overrides=overrides, quantize=quantize)
+
+    @classmethod
+    def _load_pretrained(cls, model: str | Path, **options: Any) -> Self:
+        raise OLMoCheckpointError(
+            f"{cls.__name__} has no published layout; load with its subclass, Molmo.from_pretrained for instance, or "
+            "with olmo.models.auto.from_pretrained"
+        )
+
+    def save_pretrained_hf(self, path: str | Path) -> None:
+        """Write a folder in the released Hugging Face layout; `from_pretrained` of it gives equal bits.
+
+        Args:
+            path: folder; a published model that was there stays until the new one is complete.
+
+        Raises:
+            OLMoCheckpointError: the released layout has no place for something in this model; `save_checkpoint` has.
+        """
+        raise OLMoCheckpointError(f"there is no released layout for {type(self).__name__}; use save_checkpoint")
+
+    def quantize(
+        self, scheme: str | QuantizationConfig, *, keep: Sequence[str] = (), include: Sequence[str] = ()
+    ) -> Self:
+        """Keep the matrices of the language model's blocks in fewer bits, from now on and for inference alone.
+
+        Picture encoder, connector, routers, embeddings and head stay as they are. `from_pretrained(quantize=...)` does
+        the same while it reads, without ever having all weights in full precision.
+
+        Args:
+            scheme: `"int8"`, `"int8-dynamic"`, `"int4"` or, on a GPU, `"fp8"`; or a whole configuration.
+            keep: layers to leave in full precision, such as `"llm.blocks.0"` or `"*.ff_out"`.
+            include: layers to quantise too, such as `"vision_backbone.image_vit"` or `"llm.lm_head"`.
+
+        Returns:
+            The model itself, in eval mode.
+
+        Raises:
+            OLMoConfigurationError: it is quantised already, a name means no layer, or the scheme cannot be had here.
+        """
+        if self.config.quantization is not None:
+            raise OLMoConfigurationError(
+                f"the model is quantised already ({self.config.quantization.scheme}); load it in full precision first"
+            )
+        quantization = quantization_config(scheme, next(self.parameters()).device, keep, include)
+        narrow_model(self, quantization)
+        self.config = self.config.replace(quantization=quantization)
+        pack_layers(self)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode on or off; a quantised model has only the latter.
+
+        Raises:
+            OLMoConfigurationError: the model is quantised.
+        """
+        if mode and self.config.quantization is not None:
+            raise OLMoConfigurationError(
+                "a quantised model does not learn; train the full-precision one, over a narrow base if need be "
+                "(lora.base=int8)"
+            )
+        return super().train(mode)

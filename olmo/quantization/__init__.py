@@ -1,0 +1,1 @@
+"""Linear layers that keep their matrix in fewer bits, for inference."""

@@ -1,0 +1,83 @@
+"""How much of the pictures a HeMolmo is shown at each step of a run, and how much noise its choice gets.
+
+Everything follows from step and seed, so all processes do the same, and so does a run that was stopped in between.
+
+Source: the cosine course is that of learning rates; ratios drawn at random keep one checkpoint fit for many, after
+Matryoshka training (Kusupati et al. 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from olmo.config import BaseConfig
+from olmo.exceptions import OLMoConfigurationError
+
+_STREAM = 64  # keeps the draws apart from others of the same seed and step
+
+
+@dataclass(kw_only=True)
+class SelectionConfig(BaseConfig):
+    """The course of `selected_language`: which share of the picture tokens stays, and what teaches it."""
+
+    start: float = 1.0
+    """Selection ratio of the first step, above 0 to 1."""
+
+    target: float | None = None
+    """Selection ratio that the course ends at, above 0 to 1; None: that of the model."""
+
+    curriculum_share: float = 0.5
+    """Share of the steps in which the ratio goes from `start` to `target` along a cosine, 0 to 1."""
+
+    random_share: float = 0.25
+    """Share of the steps after that whose ratio is drawn anew, so that it stays free at inference; 0 to 1."""
+
+    random_low: float = 0.125
+    """Drawn ratios are evenly spread from here to 1; above 0 to 1."""
+
+    exploration: float = 1.0
+    """Scale of the Gumbel noise that scores get before the choice; it falls linearly to 0 at the end. 0 or more."""
+
+    output_weight: float = 0.5
+    """Weight of the divergence of what the model says with some of its tokens from what it says with all, 0 or more;
+    0: none. It costs a further forward pass."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("start", "target", "random_low"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise OLMoConfigurationError(f"must be above 0 and at most 1, got {value}", name)
+        for name in ("curriculum_share", "random_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise OLMoConfigurationError(f"must be 0 to 1, got {getattr(self, name)}", name)
+        for name in ("exploration", "output_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise OLMoConfigurationError(f"must be 0 or more, got {getattr(self, name)}", name)
+
+
+def ratio_at(config: SelectionConfig, target: float, step: int, max_steps: int, seed: int) -> float:
+    """Selection ratio of a step.
+
+    Args:
+        config: the course.
+        target: the ratio it ends at, above 0 to 1.
+        step: 0-based step about to be taken.
+        max_steps: steps of the run.
+        seed: of the run.
+    """
+    n_steps = config.curriculum_share * max_steps
+    if step < n_steps:
+        return target + (config.start - target) * 0.5 * (1.0 + math.cos(math.pi * step / n_steps))
+    draw = np.random.default_rng((seed, step, _STREAM))
+    if draw.random() < config.random_share:
+        return float(draw.uniform(config.random_low, 1.0))
+    return target
+
+
+def exploration_at(config: SelectionConfig, step: int, max_steps: int) -> float:
+    """Scale of the noise in a step; arguments as in `ratio_at`."""
+    return config.exploration * max(0.0, 1.0 - step / max_steps)
