@@ -28,9 +28,22 @@ SIDES = {"together": 32, "one at a time": 1}
 """Rows of each side."""
 
 PROMISED_AT, PROMISED_RATIO = 8, 3.0
-MAX_TOKENS = 48
+MAX_TOKENS = 128
 PICTURE = ROOT / "olmo" / "cli" / "assets" / "demo.png"
-QUESTIONS = ("Describe this picture.", "What is in this picture?", "Point to the penguins.", "How many are there?")
+QUESTIONS = (
+    "Describe this picture.",
+    "Point to the penguins.",
+    "List all objects with their positions as JSON.",
+    "How many penguins are there?",
+)
+_NUMBERS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}, "minItems": 32, "maxItems": 32}
+WORKLOADS: dict[str, dict[str, Any]] = {
+    "short answers": {},
+    "long answers": {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "numbers", "schema": _NUMBERS}}
+    },
+}
+"""What is asked beside a question: nothing, so that answers are short, or a list of 32 numbers, which is long."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +71,14 @@ def server(max_rows: int, threads: int) -> Iterator[str]:
         process.wait()
 
 
-async def answered(client: httpx.AsyncClient, base: str, number: int) -> Answered:
-    """Ask the question of this number, as a stream."""
+async def answered(client: httpx.AsyncClient, base: str, number: int, more: dict[str, Any]) -> Answered:
+    """Ask the question of this number, with `more` in the request, as a stream."""
     picture = base64.b64encode(PICTURE.read_bytes()).decode()
     parts = [
         {"type": "text", "text": QUESTIONS[number % len(QUESTIONS)]},
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
     ]
-    body = {"model": "molmo-nano", "messages": [{"role": "user", "content": parts}], "max_tokens": MAX_TOKENS}
+    body = {"model": "molmo-nano", "messages": [{"role": "user", "content": parts}], "max_tokens": MAX_TOKENS, **more}
     text, first_s, start = "", None, time.perf_counter()
     async with client.stream("POST", f"{base}/chat/completions", json={**body, "stream": True}) as response:
         response.raise_for_status()
@@ -80,13 +93,13 @@ async def answered(client: httpx.AsyncClient, base: str, number: int) -> Answere
     return Answered(text, whole_s if first_s is None else first_s, whole_s)
 
 
-async def many(base: str, n_clients: int, n_requests: int) -> tuple[float, list[Answered]]:
+async def many(base: str, n_clients: int, n_requests: int, more: dict[str, Any]) -> tuple[float, list[Answered]]:
     """Seconds until all requests are answered, and the answers in the order of their numbers."""
     numbers, found = iter(range(n_requests)), dict[int, Answered]()
 
     async def one_client(client: httpx.AsyncClient) -> None:
         for number in numbers:
-            found[number] = await answered(client, base, number)
+            found[number] = await answered(client, base, number, more)
 
     limits = httpx.Limits(max_connections=n_clients)
     async with httpx.AsyncClient(timeout=600, limits=limits) as client:
@@ -96,13 +109,13 @@ async def many(base: str, n_clients: int, n_requests: int) -> tuple[float, list[
     return took, [found[number] for number in range(n_requests)]
 
 
-def measure(bases: dict[str, str], n_clients: int, n_requests: int, n_runs: int) -> Row:
+def measure(bases: dict[str, str], workload: str, n_clients: int, n_requests: int, n_runs: int) -> Row:
     """Both sides with so many clients."""
     answers: dict[str, list[Answered]] = {side: [] for side in bases}
     texts: dict[str, list[list[str]]] = {side: [] for side in bases}
 
     def one_run(side: str) -> float:
-        took, found = asyncio.run(many(bases[side], n_clients, n_requests))
+        took, found = asyncio.run(many(bases[side], n_clients, n_requests, WORKLOADS[workload]))
         answers[side] += found
         texts[side].append([answer.text for answer in found])
         return n_requests / took
@@ -111,7 +124,7 @@ def measure(bases: dict[str, str], n_clients: int, n_requests: int, n_runs: int)
     ours, peer = SIDES
     peer_figure = statistics.median(figures[peer])
     return Row(
-        case=f"{n_clients} client{'s' if n_clients > 1 else ''}",
+        case=f"{workload}, {n_clients} client{'s' if n_clients > 1 else ''}",
         ours=statistics.median(figures[ours]),
         peer=peer_figure,
         limit=PROMISED_RATIO * peer_figure if n_clients == PROMISED_AT else None,
@@ -121,6 +134,7 @@ def measure(bases: dict[str, str], n_clients: int, n_requests: int, n_runs: int)
             "first_token_p95_ms": {side: 1000 * percentile([a.first_s for a in answers[side]]) for side in bases},
             "whole_ms": {side: 1000 * statistics.median(a.whole_s for a in answers[side]) for side in bases},
             "n_requests": n_requests,
+            "characters": statistics.mean(len(a.text) for a in answers[ours]),
             "equal_answers": all(run == texts[ours][0] for runs in texts.values() for run in runs),
             "runs": figures,
         },
@@ -140,8 +154,8 @@ def run(options: Any) -> None:
     with ExitStack() as stack:
         bases = {side: stack.enter_context(server(rows, options.threads)) for side, rows in SIDES.items()}
         for base in bases.values():  # processes that decode start with the first pictures
-            asyncio.run(many(base, 2, 4))
-        rows = [measure(bases, n, max(8, n * per_client), n_runs) for n in clients]
+            asyncio.run(many(base, 2, 4, {}))
+        rows = [measure(bases, w, n, max(8, n * per_client), n_runs) for w in WORKLOADS for n in clients]
     result = report(
         "serve",
         "requests/s",

@@ -52,7 +52,7 @@ class FixedBatchTask(LanguageTask):
 
     def __init__(self, model: Molmo, config: TrainConfig) -> None:
         self.module: nn.Module = model
-        self.model, self.config, self.tally_names = model, config, ()
+        self.model, self.config, self.tally_names, self.source_tallies = model, config, (), ()
 
 
 class OurSide:

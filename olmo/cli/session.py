@@ -29,7 +29,7 @@ from olmo.models.molmo.molmo import Molmo
 
 Messages = Sequence[dict[str, str]]
 
-NEVER_SAW_VIDEO = "{name} was trained on pictures, never on videos, so its answers about one mean little"
+NEVER_SAW_VIDEO = "{name} is a model of pictures, so its answers about a video mean little"
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def test_products_are_near_those_of_the_wide_matrix(scheme):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @torch.no_grad()
 def test_4_bits_on_a_gpu():
     pytest.importorskip("torchao", reason="torchao is not installed")

@@ -171,6 +171,8 @@ def test_p62_p63_p64_the_answer_is_found_among_a_quarter_of_the_tokens(make_conf
     train_all(model, toy)
     found = [result(model, toy, selection_ratio=ratio) for ratio in RATIOS]
     random = result(chosen_at_random(model), toy, selection_ratio=0.25).accuracy
+    # Measured: the Molmo 1.0; after 2a .569, .779, .941, 1.0 and every square kept; after 2b .961, .991, .997, .994;
+    # a random choice .305.
     assert found[1].accuracy >= full - 0.02 and found[1].recall >= 0.9
     assert random <= found[1].accuracy - 0.15
     for fewer, more in pairwise(found):

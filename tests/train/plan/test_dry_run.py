@@ -8,6 +8,7 @@ import torch
 
 from olmo.exceptions import OLMoConfigurationError
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
+from olmo.nn import attention_kernel
 from olmo.train.parallel.activation_checkpointing import ActivationCheckpointing
 from olmo.train.plan.dry_run import as_rows, dry_run
 from olmo.train.plan.memory import MicroBatch, activation_bytes
@@ -112,8 +113,11 @@ def held(config: MolmoConfig, length: int, n_crops: int, is_half: bool) -> tuple
 
 @pytest.mark.parametrize("is_half", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("llm", [{}, {"n_kv_heads": 1}, {"block_type": "olmoe", "n_experts": 4}, {"qk_norm": True}])
-def test_activations_are_those_that_autograd_holds(llm: dict[str, Any], is_half: bool) -> None:
-    """Measured: 0.93 to 1.07 of the bytes that are really held."""
+def test_activations_are_those_that_autograd_holds(
+    llm: dict[str, Any], is_half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured: 0.93 to 1.07 of the bytes that are really held by the fused attention kernel, which GPUs run."""
+    monkeypatch.setattr(attention_kernel, "MOST_SCORES", 0)
     config, length, n_crops = tiny(**llm), 300, 2
     measured, n_targets, n_params = held(config, length, n_crops, is_half)
     reckoned = activation_bytes(config, MicroBatch(length, n_crops, n_targets), is_half, None)
