@@ -1,8 +1,9 @@
-"""Small facts about torch that several rooms need: data types by name, and the place of this process."""
+"""Small facts about torch that several rooms need: data types by name, speed of bfloat16, this process's place."""
 
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,27 @@ def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if isinstance(dtype, str) and dtype.removeprefix("torch.") in DTYPES:
         return DTYPES[dtype.removeprefix("torch.")]
     raise OLMoConfigurationError(f"{dtype!r} is not one of 'auto', {', '.join(map(repr, DTYPES))}", "dtype")
+
+
+def bfloat16_slowdown(side: int = 192) -> float:
+    """How many times longer this CPU takes for a product of matrices in bfloat16 than in float32, measured here.
+
+    Below 1 where it has units for it (AVX512-BF16, AMX), about 100 on x86 processors without.
+
+    Args:
+        side: of the square matrices.
+    """
+    fastest: dict[torch.dtype, float] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(side, side, dtype=dtype)
+        torch.mm(matrix, matrix)  # the first one prepares the kernel
+        spans = []
+        for _ in range(10):  # the fastest counts, for other work on the machine only slows
+            start = time.perf_counter()
+            torch.mm(matrix, matrix)
+            spans.append(time.perf_counter() - start)
+        fastest[dtype] = min(spans)
+    return fastest[torch.bfloat16] / fastest[torch.float32]
 
 
 @dataclass(frozen=True)

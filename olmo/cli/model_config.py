@@ -12,7 +12,7 @@ import olmo.models
 from olmo.config import read_config_file
 from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
 from olmo.models.auto import load_config
-from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
+from olmo.models.bundled import BUNDLED_MODELS, bundled_model_folder, is_bundled
 from olmo.models.molmo.load import released_config
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
 
@@ -42,11 +42,11 @@ def find_config(model: str, overrides: Sequence[str] = ()) -> MolmoConfig:
     presets = preset_files()
     if preset := presets.get(_normal(model)):
         return load_config(preset, overrides)
-    if _normal(model) == BUNDLED_MODEL:
-        return load_config(bundled_model_folder(), overrides)
+    if is_bundled(_normal(model)):
+        return load_config(bundled_model_folder(_normal(model)), overrides)
     if model.count("/") != 1 or path.is_absolute():
         raise OLMoConfigurationError(
-            f"{model!r} is no file, folder or preset; presets: {', '.join(sorted({*presets, BUNDLED_MODEL}))}. A "
+            f"{model!r} is no file, folder or preset; presets: {', '.join(sorted({*presets, *BUNDLED_MODELS}))}. A "
             "hub id has the form owner/name"
         )
     return _config_in(_hub_folder(model), overrides)

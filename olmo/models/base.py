@@ -21,6 +21,7 @@ from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.outputs import OLMoGenerateOutput, OLMoOutput, PastKeyValues
 from olmo.models.picture_inputs import GivenPictures, PictureInputs, Seen, picture_inputs
 from olmo.models.quantize import n_narrow_numbers, narrow_model
+from olmo.models.router_losses import router_aux
 from olmo.models.stored_model import StoredModel
 from olmo.models.text_inputs import Past, TextInputs, check_context, refuse_unknown_arguments, row_lengths, text_inputs
 from olmo.models.wrap_policy import WrapPolicy, parameters_by_part, wrap_policy
@@ -78,6 +79,7 @@ class ModelBase(StoredModel):
         use_cache: bool | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        output_router_load: bool = False,
         logits_at: str = "all",
         z_loss: float = 0.0,
         **kwargs: Any,
@@ -99,6 +101,7 @@ class ModelBase(StoredModel):
             use_cache: return past_key_values; None: when not training and no gradient is recorded.
             output_hidden_states: return `[n_layers + 1, B, L, D]`.
             output_attentions: return the attention weights of each layer (eager attention for this call).
+            output_router_load: tell what the routers did (`router_aux`) outside training too; not of padding.
             logits_at: `"all"` positions, the `"last"` real one of each row (`[B, 1, V]`), or `"labels"`: only where a
                 loss is taken (`[n, V]`), which saves most of the memory in training.
             z_loss: coefficient of the softmax z-loss.
@@ -126,11 +129,15 @@ class ModelBase(StoredModel):
             is_learning = self.training or torch.is_grad_enabled() or labels is not None
             use_cache = past_key_values is not None or not is_learning
         cache = self.build_cache(inputs, past_key_values) if use_cache or past_key_values is not None else None
+        is_trained = self.training and labels is not None
         out = self.run_llm(
-            inputs, cache, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
+            inputs, cache, output_hidden_states=output_hidden_states, output_attentions=output_attentions,
+            router_counts=inputs.real_tokens() if is_trained or output_router_load else None,
+        )  # fmt: skip
         logits, loss = logits_and_loss(self.llm, out.hidden, inputs, logits_at, z_loss)
-        aux = {**inputs.aux, **out.aux}
+        aux = (
+            inputs.aux if out.router is None else {**inputs.aux, **router_aux(out.router, self.config.llm, is_trained)}
+        )
         if loss is not None:
             loss = sum((value for name, value in aux.items() if name.startswith("loss_")), start=loss)
         return OLMoOutput(
@@ -200,7 +207,7 @@ class ModelBase(StoredModel):
         """Changes between fusing and the language model; Molmo has none. A variant may override this."""
         return inputs
 
-    def run_llm(self, inputs: LlmInputs, cache: KVCache | None = None, **outputs: bool) -> LlmOutput:
+    def run_llm(self, inputs: LlmInputs, cache: KVCache | None = None, **outputs: Any) -> LlmOutput:
         """The language model over fused inputs, with the attention mask of the configured mode."""
         past_length = 0 if cache is None else cache.length
         mode = None if past_length else self.config.bi_directional_attn

@@ -101,5 +101,5 @@ def _int8_bytes(model: nn.Module, n_params: int) -> int:
         elif isinstance(module, RoutedMlp):
             for experts in (module.experts_in, module.experts_out):
                 n_quantized += experts.numel()
-                n_rows += experts.shape[0] * experts.shape[2]
+                n_rows += experts.shape[0] * experts.shape[1]
     return n_quantized + n_rows * _SCALE_BYTES + (n_params - n_quantized) * BYTES_PER_NUMBER["bf16"]

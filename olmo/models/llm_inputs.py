@@ -54,11 +54,14 @@ class LlmInputs:
 
     def last_real_position(self) -> torch.Tensor:
         """`[B]` int64 index, within L, of each row's last token that is not padding."""
-        batch_size, length = self.embeds.shape[:2]
+        valid = self.real_tokens()
+        return (torch.arange(valid.shape[1], device=valid.device) * valid).argmax(dim=1)
+
+    def real_tokens(self) -> torch.Tensor:
+        """`[B, L]` bool, False on padding."""
         if self.attention_mask is None:
-            return torch.full((batch_size,), length - 1, device=self.embeds.device)
-        valid = self.attention_mask[:, -length:]
-        return (torch.arange(length, device=valid.device) * valid).argmax(dim=1)
+            return torch.ones(self.embeds.shape[:2], dtype=torch.bool, device=self.embeds.device)
+        return self.attention_mask[:, -self.embeds.shape[1] :]
 
 
 def visible_keys(

@@ -11,6 +11,7 @@ from olmo.nn.llm_config import BlockType, LlmConfig
 from olmo.nn.mlp import GatedMlp
 from olmo.nn.moe import RoutedMlp
 from olmo.nn.norm import build_norm
+from olmo.nn.router import RouterStatistics
 
 
 class TransformerBlock(nn.Module):
@@ -33,24 +34,32 @@ class TransformerBlock(nn.Module):
         self.mlp = RoutedMlp(config) if config.block_type is BlockType.olmoe else GatedMlp(config)
 
     def forward(
-        self, x: Tensor, context: AttentionContext, keep: Tensor | None = None, router_load: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, context: AttentionContext, keep: Tensor | None = None, counted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, RouterStatistics | None]:
         """Apply the block.
 
         Args:
             x: `[B, L, D]`.
             context: Positions, mask and cache of this pass.
             keep: Probability of keeping a channel of a branch output, per token `[B, L, 1]`; None: one rate for all.
-            router_load: Integers `[E]` to be overwritten with tokens per expert (routed blocks), or None.
+            counted: Boolean `[B, L]`, tokens that the statistics of the router take in (routed blocks); None: none
+                are made.
 
         Returns:
-            `[B, L, D]`, and the attention weights `[B, H, L, S]` where asked for, else None.
+            `[B, L, D]`, the attention weights `[B, H, L, S]` where asked for, and the statistics where asked for.
         """
         branch, weights = self.attention(x if self.norm_after else self.attn_norm(x), context)
         x = x + self._finish(branch, self.attn_norm, keep)
         normed = x if self.norm_after else self.ff_norm(x)
-        branch = self.mlp(normed) if router_load is None else self.mlp(normed, router_load)
-        return x + self._finish(branch, self.ff_norm, keep), weights
+        branch, statistics = self._feed_forward(normed, counted)
+        return x + self._finish(branch, self.ff_norm, keep), weights, statistics
+
+    def _feed_forward(self, x: Tensor, counted: Tensor | None) -> tuple[Tensor, RouterStatistics | None]:
+        """The feed-forward, and what its router did."""
+        if counted is None or not isinstance(self.mlp, RoutedMlp):
+            return self.mlp(x), None
+        routing = self.mlp.route(x.reshape(-1, x.shape[-1]))
+        return self.mlp(x, routing), self.mlp.statistics(routing, counted.flatten())
 
     def _finish(self, branch: Tensor, norm: nn.Module, keep: Tensor | None) -> Tensor:
         """Post-norm where the model has it, then dropout when training."""

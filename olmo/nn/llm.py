@@ -6,7 +6,7 @@ features to them first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,10 @@ from olmo.nn.embedding import TokenEmbedding
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.linear import linear, project
 from olmo.nn.llm_config import AttentionBackend, BlockType, LlmConfig
+from olmo.nn.moe import RoutedMlp
 from olmo.nn.norm import RMSNorm, build_norm
 from olmo.nn.rope import RotaryEmbedding
+from olmo.nn.router import RouterStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +34,13 @@ class LlmOutput:
         hidden: State after the final norm `[B, L, D]`; `Llm.logits` turns it into logits.
         hidden_states: The input of every block and, last, `hidden`: n_layers + 1 tensors `[B, L, D]`, or None.
         attentions: Weights of every block `[B, H, L, S]`, or None.
-        aux: `router_load` `[n_layers, E]`, tokens per expert, where asked for.
+        router: Statistics of the routers, stacked over the layers, where asked for and there are routers.
     """
 
     hidden: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-    aux: dict[str, Tensor] = field(default_factory=dict)
+    router: RouterStatistics | None = None
 
 
 class Llm(nn.Module):
@@ -81,7 +83,7 @@ class Llm(nn.Module):
         response_mask: Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
-        output_router_load: bool = False,
+        router_counts: Tensor | None = None,
         n_layers: int | None = None,
     ) -> LlmOutput:
         """Run the blocks and the final norm.
@@ -95,7 +97,7 @@ class Llm(nn.Module):
             response_mask: Boolean `[B, L]`, True on tokens of the answer. Used for `response_residual_dropout`.
             output_hidden_states: Return the states between blocks.
             output_attentions: Return attention weights; slower.
-            output_router_load: Return tokens per expert of every routed block in `aux`.
+            router_counts: Boolean `[B, L]`, tokens that the statistics of the routers take in; None: none are made.
             n_layers: Run only so many blocks from the first on, without a cache; None: all.
 
         Returns:
@@ -103,19 +105,21 @@ class Llm(nn.Module):
         """
         context = self._context(embeds, position_ids, attention_mask, cache, output_attentions)
         keep = self._keep_probability(response_mask)
-        load = self._new_router_load(embeds.device) if output_router_load else None
         x = embeds
         if self.training and self.config.embedding_dropout > 0.0:
             x = F.dropout(x, self.config.embedding_dropout)
         states: list[Tensor] = []
         attentions: list[Tensor] = []
+        routers: list[RouterStatistics] = []
         assert n_layers is None or cache is None, "a cache is advanced by all layers together"
-        for layer, block in enumerate(self.blocks[:n_layers]):
+        for block in self.blocks[:n_layers]:
             if output_hidden_states:
                 states.append(x)
-            x, weights = block(x, context, keep, None if load is None else load[layer])
+            x, weights, of_router = block(x, context, keep, router_counts)
             if weights is not None:
                 attentions.append(weights)
+            if of_router is not None:
+                routers.append(of_router)
         hidden = self.ln_f(x)
         if cache is not None:
             cache.advance(embeds.shape[1])
@@ -123,7 +127,7 @@ class Llm(nn.Module):
             hidden,
             (*states, hidden) if output_hidden_states else None,
             tuple(attentions) if output_attentions else None,
-            {} if load is None else {"router_load": load},
+            RouterStatistics(*(torch.stack(parts) for parts in zip(*routers, strict=True))) if routers else None,
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -176,6 +180,8 @@ class Llm(nn.Module):
                     parameter.zero_()
                 else:
                     _draw_normal(parameter, self.config.init_std, generator)
+            if isinstance(module, RoutedMlp) and module.selection_bias is not None:
+                module.selection_bias.zero_()
 
     def num_params(self, include_inactive: bool = True) -> int:
         """Number of weights.
@@ -217,11 +223,6 @@ class Llm(nn.Module):
             return None
         rates = torch.where(response_mask, config.response_residual_dropout, config.residual_dropout)
         return (1.0 - rates).unsqueeze(-1)
-
-    def _new_router_load(self, device: torch.device) -> Tensor | None:
-        if self.config.block_type is not BlockType.olmoe:
-            return None
-        return torch.zeros(self.config.n_layers, self.config.n_experts, dtype=torch.long, device=device)
 
 
 def _compute_dtype(embeds: Tensor) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import InitVar, dataclass, field
 
 from olmo.config import BaseConfig, ConfigEnum
@@ -37,6 +38,14 @@ class AttentionBackend(ConfigEnum):
     auto = "auto"
     sdpa = "sdpa"
     flex = "flex"
+
+
+class MoeBackend(ConfigEnum):
+    """How the products of routed experts are taken; the results are the same."""
+
+    auto = "auto"
+    grouped = "grouped"
+    loop = "loop"
 
 
 @dataclass(kw_only=True)
@@ -109,6 +118,21 @@ class LlmConfig(BaseConfig):
 
     experts_per_token: int = 2
     """olmoe: experts that each token is sent to."""
+
+    moe_backend: MoeBackend = MoeBackend.auto
+    """olmoe: `grouped`: one product over tokens sorted by expert; `loop`: expert by expert; `auto`: grouped where it
+    can be had."""
+
+    load_balance_weight: float = 0.01
+    """olmoe: weight of the loss that draws tokens evenly to the experts, in training; 0: none. The loss is 1 where the
+    load is even, whatever the number of experts and choices."""
+
+    router_z_weight: float = 0.001
+    """olmoe: weight of the loss that keeps the router's logits small, in training; 0: none."""
+
+    router_bias_rate: float = 0.0
+    """olmoe: after each step of training the choice of an expert is favoured by so much more where its load was below
+    the mean, and less where above; 1e-3 is usual. 0: no such bias, and no place for one in the weights."""
 
     norm_type: NormType = NormType.rms
     """Kind of every norm in the LLM."""
@@ -186,6 +210,9 @@ class LlmConfig(BaseConfig):
             raise OLMoConfigurationError(
                 f"must lie in 1..n_experts ({self.n_experts}), got {self.experts_per_token}", "experts_per_token"
             )
+        for name in ("load_balance_weight", "router_z_weight", "router_bias_rate"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise OLMoConfigurationError(f"must be 0 or more, got {getattr(self, name)}", name)
         for name in ("embedding_dropout", "attention_dropout", "residual_dropout", "response_residual_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise OLMoConfigurationError(f"must lie in [0, 1), got {getattr(self, name)}", name)

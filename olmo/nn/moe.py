@@ -11,61 +11,127 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from olmo.nn.grouped import grouped_product, takes_groups
 from olmo.nn.linear import linear
-from olmo.nn.llm_config import LlmConfig
+from olmo.nn.llm_config import LlmConfig, MoeBackend
+from olmo.nn.router import RouterStatistics, Routing, balanced_bias, route, router_statistics
 
 
 class RoutedMlp(nn.Module):
     """Sum of the gated feed-forwards of the chosen experts, each times its router probability.
 
     Args:
-        config: Width of the model and of one expert, number of experts, experts per token.
+        config: Width of the model and of one expert, number of experts, experts per token, how products are taken.
     """
+
+    selection_bias: Tensor | None
+    """`[E]` float32, moves choices towards experts that got too little; None where the configuration has no rate."""
 
     def __init__(self, config: LlmConfig) -> None:
         super().__init__()
         self.n_experts, self.experts_per_token = config.n_experts, config.experts_per_token
+        self.backend, self.bias_rate = config.moe_backend, config.router_bias_rate
         width, inner = config.d_model, config.resolved_mlp_hidden_size
         self.router = linear(width, self.n_experts)
-        self.experts_in = nn.Parameter(torch.empty(self.n_experts, width, 2 * inner))  # last axis: up, then gate
-        self.experts_out = nn.Parameter(torch.empty(self.n_experts, inner, width))
+        # As in nn.Linear, outputs come before inputs; a CPU takes such matrices faster.
+        self.experts_in = nn.Parameter(torch.empty(self.n_experts, 2 * inner, width))  # rows of up, then of gate
+        self.experts_out = nn.Parameter(torch.empty(self.n_experts, width, inner))
+        bias = torch.zeros(self.n_experts, dtype=torch.float32) if self.bias_rate > 0.0 else None
+        self.register_buffer("selection_bias", bias)
+        self.load_of_step: Tensor | None = None  # choices since the last `balance`, in training
 
-    def route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose experts.
-
-        Args:
-            tokens: `[N, D]`.
-
-        Returns:
-            Probabilities of the chosen experts, float32 `[N, k]`, and their indices `[N, k]`, likeliest first.
-        """
+    def route(self, tokens: Tensor) -> Routing:
+        """Choose experts for tokens `[N, D]`."""
         with torch.autocast(tokens.device.type, enabled=False):
             logits = F.linear(tokens.float(), self.router.weight.float())  # [N, E]
-        return torch.softmax(logits, -1).topk(self.experts_per_token, -1)
+            return route(logits, self.experts_per_token, self.selection_bias)
 
-    def forward(self, x: Tensor, load: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         """Transform each token of `x` `[..., D]`; same shape.
 
         Args:
             x: Tokens.
-            load: Integers `[E]` to be overwritten with the number of tokens that each expert got, or None.
+            routing: Of these tokens, from `route`; None: it is made here.
         """
         tokens = x.reshape(-1, x.shape[-1])  # [N, D]
-        weights, chosen = self.route(tokens)
-        pairs = chosen.flatten()  # [N k], the expert of each pair of token and expert
+        if routing is None:
+            routing = self.route(tokens)
+        pairs = routing.chosen.flatten()  # [N k], the expert of each pair of token and expert
         counts = torch.bincount(pairs, minlength=self.n_experts)  # [E]
-        if load is not None:
-            load.copy_(counts)
         order = pairs.argsort(stable=True)  # [N k], pairs sorted by expert, then by token
-        sizes = counts.tolist()
-        rows_of = (order // self.experts_per_token).split(sizes)
-        weights_of = weights.to(tokens.dtype).view(-1, 1)[order].split(sizes)  # [n, 1] each
-        # unbind, not indexing: its backward is one stack, with zeros for the experts that got no token.
-        experts_in, experts_out = self.experts_in.unbind(), self.experts_out.unbind()
-        out = torch.zeros_like(tokens)
-        for expert in (expert for expert, size in enumerate(sizes) if size):
-            rows = rows_of[expert]  # [n], which tokens
-            up, gate = (tokens[rows] @ experts_in[expert]).chunk(2, -1)  # [n, F] each
-            result = (F.silu(gate) * up) @ experts_out[expert] * weights_of[expert]  # [n, D]
-            out.index_add_(0, rows, result.to(out.dtype))
+        rows = order // self.experts_per_token
+        weights = routing.weights.to(tokens.dtype).view(-1, 1)[order]  # [N k, 1]
+        results = self.experts(tokens[rows], counts) * weights
+        out = torch.zeros_like(tokens).index_add_(0, rows, results.to(tokens.dtype))
         return out.view_as(x)
+
+    def experts(self, tokens: Tensor, counts: Tensor) -> Tensor:
+        """Each token through one expert.
+
+        Args:
+            tokens: `[n, D]`, sorted by expert.
+            counts: integers `[E]`, tokens of each expert.
+
+        Returns:
+            `[n, D]`.
+        """
+        return expert_products(tokens, counts, self.experts_in, self.experts_out, self.backend)
+
+    # -- balance ---------------------------------------------------------------------------------------------------
+
+    def statistics(self, routing: Routing, counted: Tensor | None = None) -> RouterStatistics:
+        """Sums over the tokens that count; in training also remembered for `balance`.
+
+        Args:
+            routing: of N tokens.
+            counted: boolean `[N]`; None: all.
+        """
+        found = router_statistics(routing, counted)
+        if self.training and self.selection_bias is not None:
+            self.load_of_step = found.load if self.load_of_step is None else self.load_of_step + found.load
+        return found
+
+    @torch.no_grad()
+    def balance(self, load: Tensor) -> None:
+        """Move the selection bias by the load of a step, `[E]` over all processes, and forget that load."""
+        if self.selection_bias is not None:
+            self.selection_bias.copy_(balanced_bias(self.selection_bias, load, self.bias_rate))
+        self.load_of_step = None
+
+
+def expert_products(
+    tokens: Tensor, counts: Tensor, experts_in: Tensor, experts_out: Tensor, backend: MoeBackend = MoeBackend.auto
+) -> Tensor:
+    """Tokens through the gated feed-forward of their expert.
+
+    Args:
+        tokens: `[n, D]`, sorted by expert.
+        counts: integers `[E]`, tokens of each expert.
+        experts_in: `[E, 2F, D]`, rows of up, then of gate.
+        experts_out: `[E, D, F]`.
+        backend: how.
+
+    Returns:
+        `[n, D]`.
+    """
+    if not len(tokens):
+        return tokens
+    if backend is MoeBackend.auto:
+        backend = MoeBackend.grouped if takes_groups(tokens, experts_in, experts_out) else MoeBackend.loop
+    if backend is MoeBackend.loop:
+        return _one_by_one(tokens, counts, experts_in, experts_out)
+    ends = counts.cumsum(0).to(torch.int32)
+    up, gate = grouped_product(tokens, experts_in, ends).chunk(2, -1)  # [n, F] each
+    return grouped_product(F.silu(gate) * up, experts_out, ends)
+
+
+def _one_by_one(tokens: Tensor, counts: Tensor, experts_in: Tensor, experts_out: Tensor) -> Tensor:
+    """In a loop over the experts, which every device can; what the other way is tested against."""
+    # unbind, not indexing: its backward is one stack, with zeros for the experts that got no token.
+    parts = zip(tokens.split(counts.tolist()), experts_in.unbind(), experts_out.unbind(), strict=True)
+    results = []
+    for part, matrix_in, matrix_out in parts:
+        if len(part):
+            up, gate = (part @ matrix_in.t()).chunk(2, -1)  # [n, F] each
+            results.append((F.silu(gate) * up) @ matrix_out.t())
+    return torch.cat(results)

@@ -25,6 +25,9 @@ Prepare = Callable[[Mapping[str, Any], np.random.Generator], Mapping[str, Any]]
 Collate = Callable[[Sequence[Any]], Batch]
 """Rows to a micro-batch; a row is an example, or a list of examples that share it. Goes to worker processes."""
 
+AddUp = Callable[[Sequence[float]], list[float]]
+"""Sums of numbers over all processes with different data; every process has to call it."""
+
 
 class TrainTask(Protocol):
     """What a trainer needs to know of the thing it trains."""
@@ -65,6 +68,9 @@ class TrainTask(Protocol):
 
     def begin_step(self, step: int, max_steps: int) -> None:
         """Told on every process before a step (0-based), for what changes over the run."""
+
+    def end_step(self, add_up: AddUp) -> None:
+        """Told on every process after a step that was taken; `add_up` sums numbers over the processes."""
 
     def weight(self, batch: Batch) -> float:
         """Sum of the loss weights in a micro-batch, known before the forward pass."""

@@ -16,6 +16,7 @@ import torch
 from olmo.checkpoint.distributed_state import is_split
 from olmo.data.loader import StepBatch, StepLoader
 from olmo.exceptions import OLMoTrainingError
+from olmo.torch_util import bfloat16_slowdown
 from olmo.train.evaluation import evaluate, is_due
 from olmo.train.optim.adamw import build_optimizer, component_configs, freeze, set_learning_rates, trained_parameters
 from olmo.train.optim.ema import MovingAverage
@@ -29,6 +30,9 @@ from olmo.train.task import TrainTask
 from olmo.train.train_config import BadStepPolicy, Precision, TrainConfig
 from olmo.train.watch.base import Watcher
 from olmo.train.watch.build import build_watchers, stop_reason
+
+SLOW_BFLOAT16 = 3.0
+"""So many times the time of float32 and bfloat16 on a CPU is worth a warning."""
 
 
 class Trainer:
@@ -201,6 +205,7 @@ class Trainer:
         why = what_is_wrong(sums, norms)
         if why is None:
             self.optimizer.step()
+            self.task.end_step(self.parallel.sum)
             if self.average is not None:
                 self.average.update()
             self.n_bad_in_row = 0
@@ -312,6 +317,11 @@ class Trainer:
         }
         for watcher in self.watchers:
             watcher.on_start(facts)
+        if is_half and self.parallel.device.type == "cpu" and (times := bfloat16_slowdown()) > SLOW_BFLOAT16:
+            self._warn(
+                f"this processor has no units for bfloat16: a product takes {times:.0f} times as long as in float32. "
+                "Stop and start again with precision=fp32"
+            )
 
 
 def seed_step(seed: int, step: int, data_rank: int = 0) -> None:

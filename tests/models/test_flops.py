@@ -46,7 +46,7 @@ def counted(config: MolmoConfig, n_crops: int, length: int) -> tuple[int, MolmoC
     "changes",
     [
         {},
-        {"llm": {"block_type": "olmoe", "n_experts": 4, "experts_per_token": 2}},
+        {"llm": {"block_type": "olmoe", "n_experts": 4, "experts_per_token": 2, "moe_backend": "loop"}},
         {"llm": {"head_dim": 16, "weight_tying": True, "qk_norm": True}},
         {"vision_backbone": {"image_pooling_2d": "none", "image_projector": "linear"}},
         {"vision_backbone": {"image_pooling_2d": "stack", "image_projector": "2mlp", "projector_hidden_size": 20}},

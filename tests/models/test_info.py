@@ -47,7 +47,7 @@ def test_int8_takes_one_byte_for_a_number_in_a_matrix(llm):
     matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     experts = [p for m in model.modules() if isinstance(m, RoutedMlp) for p in (m.experts_in, m.experts_out)]
     n_matrix = sum(p.numel() for p in matrices + experts)
-    n_rows = sum(p.shape[0] for p in matrices) + sum(p.shape[0] * p.shape[2] for p in experts)
+    n_rows = sum(p.shape[0] for p in matrices) + sum(p.shape[0] * p.shape[1] for p in experts)
     assert info.memory["int8"].weights_bytes == n_matrix + 2 * n_rows + 2 * (info.n_params - n_matrix)
 
 

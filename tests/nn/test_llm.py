@@ -129,7 +129,7 @@ def test_eager_equals_fused_and_outputs_have_their_shapes(llm):
     assert torch.equal(out.hidden_states[0], llm.embed(ids))
     assert torch.equal(out.hidden_states[-1], out.hidden)
     assert out.attentions[0].shape == (2, 4, 6, 6)
-    assert out.aux == {}
+    assert out.router is None
     plain = llm(llm.embed(ids), position_ids=torch.arange(6)[None])
     assert plain.hidden_states is None and plain.attentions is None
 
@@ -184,14 +184,17 @@ def test_logits_cover_the_base_table_only():
         assert ("lm_head.weight" in llm.state_dict()) is not tied
 
 
-def test_router_load_only_when_asked():
+def test_router_statistics_only_when_asked():
     llm = build(**VARIANTS["olmoe"])
-    embeds = llm.embed(random_ids(2, 5))
-    assert llm(embeds, position_ids=torch.arange(5)[None]).aux == {}
-    load = llm(embeds, position_ids=torch.arange(5)[None], output_router_load=True).aux["router_load"]
-    assert load.shape == (3, 6) and load.sum(-1).tolist() == [20, 20, 20]
+    embeds, positions = llm.embed(random_ids(2, 5)), torch.arange(5)[None]
+    assert llm(embeds, position_ids=positions).router is None
+    counted = torch.ones(2, 5, dtype=torch.bool)
+    counted[1, 3:] = False
+    found = llm(embeds, position_ids=positions, router_counts=counted).router
+    assert found.load.shape == (3, 6) and found.load.sum(-1).tolist() == [16, 16, 16]
+    assert found.n_tokens.tolist() == [8, 8, 8]
     dense = build()
-    assert dense(dense.embed(random_ids(2, 5)), position_ids=torch.arange(5)[None], output_router_load=True).aux == {}
+    assert dense(dense.embed(random_ids(2, 5)), position_ids=positions, router_counts=counted).router is None
 
 
 def test_state_dict_names():

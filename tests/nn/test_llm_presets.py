@@ -63,5 +63,5 @@ def test_released_shapes(name, att_proj, ff_proj, head):
 def test_released_shapes_of_olmoe():
     state = on_meta("olmoe_1b_7b").state_dict()
     assert state["blocks.15.mlp.experts_in"].shape == (64, 2048, 2048)
-    assert state["blocks.15.mlp.experts_out"].shape == (64, 1024, 2048)
+    assert state["blocks.15.mlp.experts_out"].shape == (64, 2048, 1024)
     assert state["blocks.15.mlp.router.weight"].shape == (64, 2048)

@@ -133,3 +133,13 @@ def test_training_lowers_the_loss(recipe: Path, tmp_path: Path, task: str, metri
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     values = [line[metric] for line in lines]
     assert sum(values[-10:]) < 0.7 * sum(values[:10])
+
+
+@pytest.mark.parametrize(("times", "is_told"), [(60.0, True), (0.4, False)])
+def test_a_processor_without_bfloat16_is_said_before_the_first_step(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: float, is_told: bool
+) -> None:
+    monkeypatch.setattr("olmo.train.trainer.bfloat16_slowdown", lambda: times)
+    build_trainer(recipe, ["precision=amp_bf16", "max_steps=1"]).fit()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any("precision=fp32" in str(row) for row in rows) is is_told

@@ -143,15 +143,15 @@ def stack_rows(*parts: Tensor) -> Tensor:
 
 
 def join_experts_in(*ups_and_gates: Tensor) -> Tensor:
-    """All up, then all gate matrices `[F, D]` of E experts, as `[E, D, 2F]` with up first."""
+    """All up, then all gate matrices `[F, D]` of E experts, as `[E, 2F, D]` with up first."""
     n_experts = len(ups_and_gates) // 2
     up, gate = torch.stack(ups_and_gates[:n_experts]), torch.stack(ups_and_gates[n_experts:])  # [E, F, D] each
-    return torch.cat((up, gate), 1).transpose(1, 2).contiguous()
+    return torch.cat((up, gate), 1)
 
 
 def join_experts_out(*downs: Tensor) -> Tensor:
-    """The down matrices `[D, F]` of E experts as `[E, F, D]`."""
-    return torch.stack([down.t() for down in downs])
+    """The down matrices of E experts as `[E, D, F]`."""
+    return torch.stack(downs)
 
 
 def _family(hf: Mapping[str, Any]) -> str:

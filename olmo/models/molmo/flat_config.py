@@ -183,6 +183,7 @@ def _require_expressible(config: MolmoConfig) -> None:
     problems = {
         "llm.norm_type": llm.norm_type is not NormType.rms,
         "llm.norm_has_weight": not llm.norm_has_weight,
+        "llm.router_bias_rate": llm.router_bias_rate > 0.0,
         "llm.rope.scaling": llm.rope.scaling is not RopeScalingType.default,
         "vision_backbone.projector_hidden_size": vision is not None
         and vision.projector_hidden_size not in (None, llm.resolved_mlp_hidden_size),

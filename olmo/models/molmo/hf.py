@@ -162,19 +162,19 @@ def _third_of_rows(fused: Tensor, index: int) -> Tensor:
 
 
 def _join_experts_in(*ups_gates: Tensor) -> Tensor:
-    """`[F, D]` up and gate matrices, expert after expert, as `[E, D, 2F]` with up first on the last axis."""
+    """`[F, D]` up and gate matrices, expert after expert, as `[E, 2F, D]` with up first."""
     inner = ups_gates[0].shape[0]
-    return torch.cat(ups_gates).unflatten(0, (-1, 2 * inner)).transpose(1, 2)
+    return torch.cat(ups_gates).unflatten(0, (-1, 2 * inner))
 
 
 def _join_experts_out(*downs: Tensor) -> Tensor:
-    """`[D, F]` matrices as `[E, F, D]`."""
-    return torch.stack(downs).transpose(1, 2)
+    """`[D, F]` matrices as `[E, D, F]`."""
+    return torch.stack(downs)
 
 
 def _expert_half(experts_in: Tensor, expert: int, half: int) -> Tensor:
-    return experts_in[expert].chunk(2, dim=1)[half].T  # [F, D]
+    return experts_in[expert].chunk(2)[half]  # [F, D]
 
 
 def _expert_out(experts_out: Tensor, expert: int) -> Tensor:
-    return experts_out[expert].T  # [D, F]
+    return experts_out[expert]  # [D, F]

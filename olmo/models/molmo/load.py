@@ -24,6 +24,7 @@ from olmo.models.molmo.hf import hf_export_rules, hf_weight_rules
 from olmo.models.molmo.hf_config import config_values_from_hf, hf_config_from, hf_preprocessor_config_from
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.quantize import quantization_config, wide_tensors
+from olmo.nn.moe import RoutedMlp
 from olmo.quantization.config import QuantizationConfig
 from olmo.quantization.layers import pack_layers
 from olmo.torch_util import resolve_dtype
@@ -73,6 +74,7 @@ def load_molmo(
         wide = wide_tensors(instance, config.quantization, wanted, device)
     # A variant that starts from a Molmo: what a Molmo has not is drawn anew.
     new = _taken_out(instance) if not is_native or _is_molmo(folder) else {}
+    unbiased = [] if is_native and _has_router_bias(folder) else _without_router_bias(instance)
     if is_native:
         load_checkpoint(instance, folder, dtype=wanted, device=device, wide=wide)
     else:
@@ -82,6 +84,8 @@ def load_molmo(
     for name, part in new.items():
         part.to_empty(device="cpu").reset_parameters(generator)
         setattr(instance, name, part.to(instance.dtype))
+    for routed in unbiased:
+        routed.selection_bias = torch.zeros(routed.n_experts)
     instance = instance.to(device).eval()
     pack_layers(instance)
     return instance
@@ -119,6 +123,19 @@ def _of_molmo(cls: type[ModelBase], values: Mapping[str, Any], overrides: Sequen
     plain = MolmoConfig.from_dict(values).asdict()
     plain.pop("model_name")
     return cls.config_class.from_dict(apply_overrides(plain, overrides))
+
+
+def _has_router_bias(folder: Path) -> bool:
+    """Whether the routers of a native folder were balanced by a bias, which then lies there."""
+    return bool(read_config_file(folder).get("llm", {}).get("router_bias_rate", 0.0))
+
+
+def _without_router_bias(model: ModelBase) -> list[RoutedMlp]:
+    """Leave out the biases of routers, which start from 0 where weights were saved without; returns these routers."""
+    found = [m for m in model.modules() if isinstance(m, RoutedMlp) and m.selection_bias is not None]
+    for routed in found:
+        routed.selection_bias = None
+    return found
 
 
 def _is_molmo(folder: Path) -> bool:

@@ -86,7 +86,7 @@ def _expert_rule(target: str, n_experts: int) -> WeightRule:
     layer = target.split(".")[2]
     theirs = f"transformer.blocks.{layer}.ffn.experts.mlp"
     if target.endswith("experts_out"):
-        return WeightRule(target, (f"{theirs}.w2",), partial(_unstack, n_experts=n_experts))
+        return WeightRule(target, (f"{theirs}.w2",), partial(_join_experts_out, n_experts=n_experts))
     return WeightRule(target, (f"{theirs}.v1", f"{theirs}.w1"), partial(_join_experts_in, n_experts=n_experts))
 
 
@@ -95,8 +95,11 @@ def _unstack(rows: Tensor, n_experts: int) -> Tensor:
 
 
 def _join_experts_in(up: Tensor, gate: Tensor, n_experts: int) -> Tensor:
-    joined = torch.cat((_unstack(up, n_experts), _unstack(gate, n_experts)), dim=1)  # [E, 2F, D]
-    return joined.transpose(1, 2).contiguous()  # [E, D, 2F]
+    return torch.cat((_unstack(up, n_experts), _unstack(gate, n_experts)), dim=1)  # [E, 2F, D]
+
+
+def _join_experts_out(down: Tensor, n_experts: int) -> Tensor:
+    return _unstack(down, n_experts).transpose(1, 2).contiguous()  # [E, D, F]
 
 
 @contextmanager

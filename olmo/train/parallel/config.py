@@ -43,6 +43,10 @@ class ParallelConfig(BaseConfig):
     """Processes that compute one example together, each a share of the heads and of the feed-forward; neighbours by
     rank. They see the same data. Goes with `none`, `fsdp2` and `hsdp`."""
 
+    expert_parallel: bool = False
+    """For a routed model with `fsdp2`: each process holds a share of the experts, and tokens travel to them and back
+    instead of the experts' weights."""
+
     shard_size: int = 0
     """For `hsdp`: processes that split one copy of the weights; 0 takes those of one machine."""
 
@@ -77,5 +81,11 @@ class ParallelConfig(BaseConfig):
             raise OLMoConfigurationError(f"must be above 0 seconds, got {self.timeout_s}", "timeout_s")
         if self.shard_size and self.strategy is not Strategy.hsdp:
             raise OLMoConfigurationError("is for strategy: hsdp; leave it at 0 or set that strategy", "shard_size")
+        if self.expert_parallel and (self.strategy not in (Strategy.auto, Strategy.fsdp2) or self.tensor_parallel > 1):
+            raise OLMoConfigurationError(
+                "goes with strategy: fsdp2 and without tensor_parallel; leave it out or change those", "expert_parallel"
+            )
+        if self.expert_parallel and self.cpu_offload:
+            raise OLMoConfigurationError("does not go with cpu_offload; leave one of them out", "expert_parallel")
         if self.tensor_parallel > 1 and self.strategy is Strategy.ddp:
             raise OLMoConfigurationError("does not go with strategy: ddp; use fsdp2, hsdp or none", "tensor_parallel")

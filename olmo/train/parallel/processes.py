@@ -30,6 +30,7 @@ from olmo.torch_util import LaunchFacts, launch_facts
 from olmo.train.parallel.activation_checkpointing import ActivationCheckpointing, checkpoint_activations
 from olmo.train.parallel.compile import compile_blocks
 from olmo.train.parallel.config import ParallelConfig, Strategy
+from olmo.train.parallel.expert_parallel import gathered_experts, split_experts
 from olmo.train.parallel.sharding import clip_gradients, exchange_gradients, gather_once, shard, whole_weights
 from olmo.train.parallel.tensor_parallel import join_heads, split_heads
 
@@ -170,7 +171,8 @@ class Parallel:
         elif self.layout.strategy.shards:
             assert self.mesh is not None, "several processes have a mesh"
             dims = ("replica", "shard") if self.layout.strategy is Strategy.hsdp else ("shard",)
-            shard(module, self.mesh[dims], self.config)
+            others = split_experts(module, self.mesh["shard"]) if self.config.expert_parallel else ()
+            shard(module, self.mesh[dims], self.config, others)
         if _is_meta(module):
             module.to_empty(device="cpu" if self.config.cpu_offload else self.device)
         if self.layout.strategy.shards and self.config.param_dtype is not self.config.reduce_dtype:
@@ -202,7 +204,7 @@ class Parallel:
         one device in `param_dtype`. With `tensor_parallel`, neighbours still have to run the same calls.
         """
         if isinstance(self._module, FSDPModule):
-            with whole_weights(self._module, self.config):
+            with whole_weights(self._module, self.config), gathered_experts(self._module):
                 yield
         else:
             yield

@@ -8,7 +8,7 @@ Source: Rajbhandari et al. 2020 (ZeRO); Zhao et al. 2023 (PyTorch FSDP).
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,13 +70,14 @@ def units(module: nn.Module) -> list[nn.Module]:
     return chosen[::-1]
 
 
-def shard(module: nn.Module, mesh: DeviceMesh, config: ParallelConfig) -> None:
+def shard(module: nn.Module, mesh: DeviceMesh, config: ParallelConfig, others: Collection[nn.Parameter] = ()) -> None:
     """Split the parameters of `module` over `mesh`, in place.
 
     Args:
         module: weights equal in every process, on any device; the shards end up on that of the mesh.
         mesh: one dimension, or two of replicas and shards.
         config: types on the way, what happens after a forward pass, where shards live.
+        others: parameters to leave as they are.
     """
     gathered = None if config.param_dtype is FloatName.float32 else DTYPES[config.param_dtype]
     # Where nothing is cast, FSDP2 should know: it keeps a second sum of gradients for a type that it thinks another.
@@ -86,6 +87,7 @@ def shard(module: nn.Module, mesh: DeviceMesh, config: ParallelConfig) -> None:
         # Inputs are not cast: the residual stream stays as precise as autocast keeps it on one device.
         "mp_policy": MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=reduced, cast_forward_inputs=False),
         "offload_policy": CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy(),
+        "ignored_params": set(others) or None,
     }
     for unit in units(module):
         if any(True for _ in unit.parameters()):

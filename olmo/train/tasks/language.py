@@ -21,16 +21,20 @@ from olmo.models.flops import PARTS, Flops, forward_flops, training_flops
 from olmo.models.outputs import OLMoOutput
 from olmo.models.video_olmo.budget import crop_flops, crop_kinds
 from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
+from olmo.nn.llm_config import BlockType
 from olmo.nn.loss import target_positions
+from olmo.nn.moe import RoutedMlp
 from olmo.preprocessing.collator import MMCollator
 from olmo.preprocessing.preprocessor import Preprocessor
 from olmo.train.lora.adapters import has_lora, save_adapter
 from olmo.train.optim.adamw import component_configs
-from olmo.train.task import Batch, Collate, Prepare, Tally
+from olmo.train.task import AddUp, Batch, Collate, Prepare, Tally
 from olmo.train.train_config import TrainConfig
 
 SOURCE_IDS = "source_ids"
 """Key of a micro-batch: index of the source that each token comes from, int16 `[B, L]`, -1 on padding."""
+
+ROUTER_TALLIES = ("loss_load_balance", "loss_router_z", "router_entropy", "router_imbalance")
 
 _LOGITS_AT_ONCE = 512  # rows of logits that the losses by source are taken of at a time; more would be held for nothing
 
@@ -91,7 +95,9 @@ class LanguageTask:
             task_of(name, base_dir)  # a wrong name is found now rather than after hours
         self.source_names = tuple(dict.fromkeys(source.name for source in self.stream.sources))
         self.source_tallies = tuple(f"loss_{n}" for n in self.source_names) if len(self.source_names) > 1 else ()
-        self.tally_names = self.source_tallies
+        self.balanced = [m for m in model.modules() if isinstance(m, RoutedMlp) and m.selection_bias is not None]
+        is_routed = model.config.llm.block_type is BlockType.olmoe
+        self.tally_names = (*self.source_tallies, *(ROUTER_TALLIES if is_routed else ()))
         length = self.sequence_length
         build = model.config.build_preprocessor
         self.prepare: Prepare = PrepareExample(build(False, True, max_seq_len=length), self.source_names)
@@ -121,6 +127,17 @@ class LanguageTask:
 
     def begin_step(self, step: int, max_steps: int) -> None:
         """Nothing changes from step to step."""
+
+    def end_step(self, add_up: AddUp) -> None:
+        """Balance the experts whose choice has a bias, by what all processes sent to them."""
+        if not self.balanced:
+            return
+        n = self.balanced[0].n_experts
+        nothing = torch.zeros(n)  # of a step without a routed pass here
+        loads = [nothing if m.load_of_step is None else m.load_of_step for m in self.balanced]
+        total = add_up([float(number) for load in loads for number in load.tolist()])
+        for i, routed in enumerate(self.balanced):
+            routed.balance(torch.tensor(total[i * n : (i + 1) * n], device=routed.router.weight.device))
 
     def weight(self, batch: Batch) -> float:
         """Sum of the weights of the target tokens."""
@@ -168,11 +185,16 @@ class LanguageTask:
         """Mean cross-entropy over answer tokens, and the same for each source where there are several."""
         out = self.run(batch, z_loss=self.config.z_loss)
         assert out.loss is not None, "labels were given"
-        return out.loss, self.by_source(out.logits, batch)
+        return out.loss, {**self.by_source(out.logits, batch), **self.of_routers(out, batch)}
 
     def run(self, batch: Batch, **settings: Any) -> OLMoOutput:
         """The forward pass over a micro-batch, with logits where a loss is taken; `settings` go to the model."""
         return self.module(**{k: v for k, v in batch.items() if k != SOURCE_IDS}, logits_at="labels", **settings)
+
+    def of_routers(self, out: OLMoOutput, batch: Batch) -> Tally:
+        """What the routers add to the loss, and how they share out the tokens."""
+        weight, aux = self.weight(batch), out.aux or {}
+        return {name: (aux[name].detach().float() * weight, weight) for name in ROUTER_TALLIES if name in aux}
 
     @torch.no_grad()
     def by_source(self, logits: torch.Tensor, batch: Batch) -> Tally:

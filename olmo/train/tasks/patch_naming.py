@@ -30,7 +30,7 @@ from olmo.models.flops import vit_flops
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.nn.image_vit import patchify
 from olmo.preprocessing.multicrop import make_crops
-from olmo.train.task import Batch, Collate, Prepare, Tally
+from olmo.train.task import AddUp, Batch, Collate, Prepare, Tally
 from olmo.train.train_config import TrainConfig
 
 HEADS = ("kind", "x_bin", "y_bin", "centre", "word", "letter")
@@ -131,6 +131,9 @@ class PatchNamingTask:
             "vit": {n: p for n, p in named.items() if n.startswith("image_vit.")},
             "connector": {n: p for n, p in named.items() if not n.startswith("image_vit.")},
         }
+
+    def end_step(self, add_up: AddUp) -> None:
+        """Nothing follows a step."""
 
     def begin_step(self, step: int, max_steps: int) -> None:
         """Nothing changes from step to step."""

@@ -78,7 +78,7 @@ class SelectedLanguageTask(LanguageTask):
             loss = loss + parts["loss_output"]
         weight = self.weight(batch)
         tally: Tally = {name: (value.detach().float() * weight, weight) for name, value in parts.items()}
-        return loss, {**self.by_source(out.logits, batch), **tally}
+        return loss, {**self.by_source(out.logits, batch), **self.of_routers(out, batch), **tally}
 
     @property
     def _needs_all_tokens(self) -> bool:

@@ -50,9 +50,9 @@ def test_halves_go_where_the_released_code_has_them(golden_dir):
     load_by_rules(model, source, hf_weight_rules(config))
     mlp = model.llm.blocks[1].mlp
     theirs = "model.transformer.blocks.1.mlp.experts.5"
-    assert torch.equal(mlp.experts_in[5, :, :32].T, source.get(f"{theirs}.up_proj.weight"))
-    assert torch.equal(mlp.experts_in[5, :, 32:].T, source.get(f"{theirs}.gate_proj.weight"))
-    assert torch.equal(mlp.experts_out[5].T, source.get(f"{theirs}.down_proj.weight"))
+    assert torch.equal(mlp.experts_in[5, :32], source.get(f"{theirs}.up_proj.weight"))
+    assert torch.equal(mlp.experts_in[5, 32:], source.get(f"{theirs}.gate_proj.weight"))
+    assert torch.equal(mlp.experts_out[5], source.get(f"{theirs}.down_proj.weight"))
     attention = model.vision_backbone.image_vit.blocks[3].attention
     theirs = "model.vision_backbone.image_vit.transformer.resblocks.3.attention"
     for i, part in enumerate(("wq", "wk", "wv")):

@@ -18,6 +18,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.tensor import DTensor
 
 from olmo.exceptions import OLMoConfigurationError
+from olmo.nn.llm_config import LlmConfig
+from olmo.nn.moe import RoutedMlp
 from olmo.train.parallel.activation_checkpointing import ActivationCheckpointing
 from olmo.train.parallel.config import ParallelConfig
 from olmo.train.parallel.empty_pictures import with_pictures
@@ -33,6 +35,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "fsdp2, exchange each": {"strategy": "fsdp2", "exchange_each_micro_batch": True},
     "tp": {"tensor_parallel": 2},
 }  # fmt: skip
+EXPERTS_SPLIT: dict[str, Any] = {"strategy": "fsdp2", "expert_parallel": True}
 ONE_OF_EACH_KIND = ("ddp", "fsdp2", "hsdp 2x1", "tp")
 MODELS: dict[str, dict[str, Any]] = {
     "dense": {},
@@ -78,10 +81,10 @@ def frozen_parts(**config: Any) -> str:
     return "gradients as in one process"
 
 
-def clipped_steps(**config: Any) -> str:
+def clipped_steps(llm: dict[str, Any] | None = None, **config: Any) -> str:
     """Norms of gradients and three clipped optimizer steps are those of one process."""
-    plain, alone = tiny.build(), join_alone()
-    model, parallel = tiny.build(), join(**config)
+    plain, alone = tiny.build(**(llm or {})), join_alone()
+    model, parallel = tiny.build(**(llm or {})), join(**config)
     parallel.wrap(model)
     runs, worst = [(plain, alone), (model, parallel)], 0.0
     optimizers = [torch.optim.SGD(grouped(m), lr=0.05, momentum=0.5, foreach=True) for m, _ in runs]
@@ -112,9 +115,9 @@ def grouped(model: torch.nn.Module) -> list[dict[str, Any]]:
     return [{"params": list(group.values())} for group in by_layout(dict(model.named_parameters()))]
 
 
-def fused_adam(**config: Any) -> str:
+def fused_adam(llm: dict[str, Any] | None = None, **config: Any) -> str:
     """AdamW's fused kernel takes the parameters, and the loss falls."""
-    model, parallel = tiny.build(), join(**config)
+    model, parallel = tiny.build(**(llm or {})), join(**config)
     parallel.wrap(model)
     optimizer = torch.optim.AdamW(grouped(model), lr=1e-3, fused=True)
     losses = []
@@ -186,10 +189,11 @@ def mixed_precision() -> str:
     return f"loss off by {abs(loss - wanted_loss):.3f}, cosine of gradients {similar:.4f}"
 
 
-def whole_weights() -> str:
+def whole_weights(llm: dict[str, Any] | None = None, **config: Any) -> str:
     """Inside `whole` processes run different numbers of passes, also before any training step; then a step works."""
-    model, parallel = tiny.build(), join(strategy="fsdp2")
-    plain = tiny.build().eval()
+    llm = llm or {}
+    model, parallel = tiny.build(**llm), join(strategy="fsdp2", **config)
+    plain = tiny.build(**llm).eval()
     parallel.wrap(model)
     row = tiny.batch()[0]
     for is_after in (False, True):
@@ -203,10 +207,43 @@ def whole_weights() -> str:
         assert tokens == greedy(plain, row["input_ids"])
         model.train()
         if not is_after:
-            loss, (wanted_loss, _) = tiny.step(model, parallel), tiny.reference(tiny.build())
+            loss, (wanted_loss, _) = tiny.step(model, parallel), tiny.reference(tiny.build(**llm))
             assert abs(loss - wanted_loss) < 1e-5
     assert all(isinstance(p, DTensor) for p in model.parameters())
     return "passes are independent"
+
+
+def split_experts() -> str:
+    """A process holds half of the experts; the state has them whole, and what cannot be divided is refused."""
+    model, parallel = tiny.build(**tiny.MOE), join(**EXPERTS_SPLIT)
+    parallel.wrap(model)
+    wanted = tiny.build(**tiny.MOE).state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(tiny.full(value), wanted[name]), name
+    experts = [p for n, p in model.named_parameters() if "experts_" in n]
+    assert len(experts) == 4 and all(2 * len(p.to_local()) == len(p) == 4 for p in experts)
+    for llm, said in (
+        ({}, "this model has none"),
+        ({**tiny.MOE, "n_experts": 3}, "2 processes do not divide 3 experts"),
+    ):
+        try:
+            join(**EXPERTS_SPLIT).wrap(tiny.build(**llm))
+        except OLMoConfigurationError as error:
+            assert said in str(error), error
+        else:
+            raise AssertionError(f"{llm} was taken")
+    return "half of the experts"
+
+
+def balanced_together() -> str:
+    """The load of a step is that of all processes, so every process moves its bias in the same way."""
+    parallel = join(strategy="ddp")
+    mlp = RoutedMlp(LlmConfig(d_model=8, n_heads=2, mlp_hidden_size=8, block_type="olmoe", router_bias_rate=0.1))
+    load = parallel.sum([float(n) for n in ([9, 0, 1, 0, 0, 0, 0, 0], [0, 9, 1, 0, 0, 0, 0, 0])[parallel.rank]])
+    mlp.balance(torch.tensor(load))
+    assert mlp.selection_bias is not None
+    assert torch.allclose(mlp.selection_bias, torch.tensor([-0.1, -0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]))
+    return "the same bias"
 
 
 def greedy(model: Any, ids: torch.Tensor) -> list[int]:
@@ -292,6 +329,18 @@ CASES: dict[str, Callable[[], str]] = {
         for name, values in STRATEGIES.items()
         if model == "dense" or name in ("ddp", "fsdp2", "tp")
     },
+    "equal: routed, experts split": lambda: equal_step(join(**EXPERTS_SPLIT), llm=tiny.MOE),
+    "equal: routed, experts split, exchange each": lambda: equal_step(
+        join(**EXPERTS_SPLIT, exchange_each_micro_batch=True), llm=tiny.MOE
+    ),
+    "equal: routed, experts split, activation checkpointing": lambda: equal_step(
+        join(**EXPERTS_SPLIT), llm=tiny.MOE, activation_checkpointing=ActivationCheckpointing.whole_layer
+    ),
+    "clipped: experts split": lambda: clipped_steps(tiny.MOE, **EXPERTS_SPLIT),
+    "fused: experts split": lambda: fused_adam(tiny.MOE, **EXPERTS_SPLIT),
+    "whole: experts split": lambda: whole_weights(tiny.MOE, expert_parallel=True),
+    "memory: experts split": split_experts,
+    "balanced: routed": balanced_together,
     **{
         f"equal: fsdp2, activation checkpointing {mode.value}": lambda m=mode: equal_step(
             join(strategy="fsdp2"), activation_checkpointing=m
