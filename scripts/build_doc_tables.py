@@ -33,6 +33,7 @@ from olmo.train.train_config import TrainConfig, TrainTaskName
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "nano.json"
 HE_RESULT = ROOT / "benchmarks" / "results" / "he_accuracy.json"
+OPTIONS_RESULT = ROOT / "benchmarks" / "results" / "decode_options.json"
 PICTURE = ROOT / "docs" / "images" / "annotated.png"
 NANO_CONFIG = ROOT / "configs" / "molmo-nano-wide"
 NANO_MODELS = (BUNDLED_MODEL, NANO_CONFIG.name, "molmo-nano-video")
@@ -231,6 +232,24 @@ def he_scorers() -> str:
     return table(header, cells)
 
 
+def decode_options() -> str:
+    """What each option of decoding gains."""
+    if not OPTIONS_RESULT.is_file():
+        return "Not measured yet: `python benchmarks/decode_options.py --save` writes the figures."
+    result = json.loads(OPTIONS_RESULT.read_text(encoding="utf-8"))
+    cells = [
+        (
+            r["case"],
+            f"{1000 * r['ours']:.1f}",
+            f"{1000 * r['peer']:.1f}",
+            f"{1000 * r['limit']:.1f}",
+            f"{r['ratio']:.2f}x",
+        )
+        for r in result["rows"]
+    ]
+    return table(("Case", "With, ms", "Without, ms", "Limit, ms", "Gain"), cells)
+
+
 def points(figure: dict[str, Any], prefix: str = "") -> str:
     """`-1.2 ± 0.8`, in points of a percent."""
     return f"{100 * figure[f'{prefix}difference']:+.1f} ± {100 * figure[f'{prefix}difference_error']:.1f}"
@@ -256,6 +275,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "nano results": nano_results,
     "he tasks": he_tasks,
     "he scorers": he_scorers,
+    "decode options": decode_options,
 }
 
 

@@ -27,6 +27,18 @@ Temperature = Annotated[
 Seed = Annotated[
     int | None, typer.Option(min=0, max=2**32 - 1, help="Makes random answers repeatable.", show_default=False)
 ]
+PromptLookup = Annotated[
+    int | None,
+    typer.Option(
+        help="Guess so many tokens ahead from the text so far, 0 to 64. The answers stay the same; those that repeat "
+        "themselves come sooner.",
+        show_default=False,
+    ),
+]
+Quantize = Annotated[
+    str | None,
+    typer.Option(help="Keep matrices in fewer bits: int8, int8-dynamic, int4, fp8 (GPU).", show_default=False),
+]
 SelectionRatio = Annotated[
     float | None,
     typer.Option(
@@ -46,12 +58,14 @@ class Choices:
     temperature: Temperature = None
     seed: Seed = None
     selection_ratio: SelectionRatio = None
+    prompt_lookup: PromptLookup = None
     device: Device = None
     dtype: Dtype = None
+    quantize: Quantize = None
 
     def loading(self) -> dict[str, Any]:
         """Arguments for `from_pretrained`."""
-        return given(device=self.device, dtype=self.dtype)
+        return given(device=self.device, dtype=self.dtype, quantize=self.quantize)
 
     def overrides(self) -> list[str]:
         """Changes of the model's configuration."""
@@ -61,7 +75,11 @@ class Choices:
         """Arguments for `stream`."""
         do_sample = None if self.temperature is None else True
         return given(
-            max_new_tokens=self.max_new_tokens, do_sample=do_sample, temperature=self.temperature, seed=self.seed
+            max_new_tokens=self.max_new_tokens,
+            do_sample=do_sample,
+            temperature=self.temperature,
+            seed=self.seed,
+            prompt_lookup=self.prompt_lookup,
         )
 
 

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from olmo.cli.options import Adapter, Choices, Device, Dtype, given
+from olmo.cli.options import Adapter, Choices, Device, Dtype, Quantize, given
 from olmo.cli.session import chosen_model, load_model
 from olmo.cli.video_options import VideoChoices
 from olmo.config import apply_overrides, read_config_file
 from olmo.exceptions import OLMoConfigurationError
+from olmo.models.feature_cache import FeatureCache
 from olmo.serve.serve_config import ServeConfig
 
 
@@ -47,12 +48,13 @@ def serve(
     adapter: Adapter = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
 ) -> None:
     """Answer over HTTP, in the OpenAI chat protocol."""
     if model is not None and "=" in model and not Path(model).exists():
         limits = [model, *(limits or ())]
         model = None
-    choices = Choices(model=model, adapter=adapter, device=device, dtype=dtype)
+    choices = Choices(model=model, adapter=adapter, device=device, dtype=dtype, quantize=quantize)
     values = {} if config is None else read_config_file(config)
     named = given(host=host, port=port, model_name=name)
     values = {"model_name": _plain_name(chosen_model(choices)), **apply_overrides(values, limits or ()), **named}
@@ -64,6 +66,7 @@ def serve(
             "something in front of the server decides who may ask"
         )
     loaded = load_model(choices, VideoChoices() if for_video else None)
+    loaded.feature_cache = FeatureCache()
     server_class(loaded, settings, key, lambda at: _announce(settings, at)).run()
 
 

@@ -24,8 +24,10 @@ from olmo.models.adapters import merge_adapter, read_adapter
 from olmo.models.auto import from_pretrained, model_class, saved_model_name
 from olmo.models.base import ModelBase
 from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder, is_bundled
+from olmo.models.feature_cache import FeatureCache
 from olmo.models.he_molmo.he_molmo import HeMolmo
 from olmo.models.molmo.molmo import Molmo
+from olmo.models.prefix_cache import PrefixCache
 
 Messages = Sequence[dict[str, str]]
 
@@ -59,6 +61,8 @@ class Session:
         self.name = chosen_model(choices)
         self._generating = choices.generating()
         self.model = load_model(choices, for_video)
+        # A chat asks about one picture again and again, and each of its prompts begins with the last.
+        self.model.feature_cache, self.model.prefix_cache = FeatureCache(), PrefixCache()
         self._preprocess = self.model.config.build_preprocessor(for_inference=True, include_image=True)
         source = self.model.config.source_dir
         self._is_to_warn = source is not None and saved_model_name(source) == Molmo.config_class.model_name

@@ -22,6 +22,7 @@ from olmo.eval.metrics.scene import pointing_scores, reported_task, scene_marks
 from olmo.eval.report import Confusion, PointsResult, ScenesReport, TaskResult
 from olmo.exceptions import OLMoInputError
 from olmo.models.base import ModelBase
+from olmo.models.feature_cache import features_kept
 
 GREY = (128, 128, 128)
 # Tokens an answer may take beyond the longest reference answer of its task. A model that does not stop would otherwise
@@ -94,6 +95,22 @@ def answer_items(
     scenes = {seed: make_scene(seed, config) for seed in dict.fromkeys(seed for seed, _ in items)}
     budgets = token_budgets(model, (question for _, question in items))
     answered: dict[int, Answered] = {}
+    with features_kept(model):  # every picture comes back for another task
+        _answer_all(model, items, scenes, budgets, batch_size, blind, answered, progress)
+    return [answered[i] for i in range(len(items))]
+
+
+def _answer_all(
+    model: ModelBase,
+    items: Sequence[Item],
+    scenes: Mapping[int, Scene],
+    budgets: Mapping[Task, int],
+    batch_size: int,
+    blind: bool,
+    answered: dict[int, Answered],
+    progress: Progress | None,
+) -> None:
+    """Answer task after task, into `answered` by index."""
     for task, budget in budgets.items():  # answers of one task are about equally long
         of_task = [i for i, (_, question) in enumerate(items) if question.task is task]
 
@@ -105,7 +122,6 @@ def answer_items(
 
         requests = (_request(items[i], scenes[items[i][0]], blind) for i in of_task)
         answer_all(model, requests, generation={"max_new_tokens": budget}, batch_size=batch_size, on_done=take)
-    return [answered[i] for i in range(len(items))]
 
 
 def _request(item: Item, scene: Scene, blind: bool) -> dict[str, Any]:

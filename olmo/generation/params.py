@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from olmo.exceptions import OLMoInputError
 
+MOST_GUESSES = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationParams:
@@ -61,6 +63,10 @@ class GenerationParams:
     output_scores: bool = False
     """Return log-probabilities."""
 
+    prompt_lookup: int = 0
+    """Guess so many tokens ahead from the text so far and let the model read them in one pass; the answer stays the
+    same. For one row, 0 to 64; 0 is off. It pays where answers repeat parts of the prompt or of themselves."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "eos_token_ids", as_token_ids(self.eos_token_ids))
         strings = (self.stop_strings,) if isinstance(self.stop_strings, str) else tuple(self.stop_strings or ())
@@ -68,12 +74,24 @@ class GenerationParams:
         self._check_lengths()
         self._check_sampling()
         self._check_ends()
+        self._check_guesses()
         _check_number("repetition_penalty", self.repetition_penalty, "a number above 0; 1.0 switches it off")
         if self.repetition_penalty <= 0:
             raise _wrong("repetition_penalty", self.repetition_penalty, "a number above 0; 1.0 switches it off")
         _check_number("length_penalty", self.length_penalty, "a number from -10 to 10; 0.0 switches it off")
         if abs(self.length_penalty) > 10:
             raise _wrong("length_penalty", self.length_penalty, "a number from -10 to 10; 0.0 switches it off")
+
+    def _check_guesses(self) -> None:
+        allowed = f"a whole number from 0, which is off, to {MOST_GUESSES}"
+        _check_count("prompt_lookup", self.prompt_lookup, 0, allowed)
+        if self.prompt_lookup > MOST_GUESSES:
+            raise _wrong("prompt_lookup", self.prompt_lookup, allowed)
+        if self.prompt_lookup and self.num_beams > 1:
+            raise OLMoInputError(
+                f"prompt_lookup={self.prompt_lookup} with num_beams={self.num_beams}: guesses are for a single "
+                "sequence. Leave out one of the two."
+            )
 
     def _check_lengths(self) -> None:
         _check_count("max_new_tokens", self.max_new_tokens, 1, "a whole number of at least 1")

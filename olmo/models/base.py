@@ -50,6 +50,8 @@ class ModelBase(StoredModel):
         super().__init__()
         self.config = config
         self._tokenizer: Tokenizer | None = None
+        self.feature_cache = None
+        self.prefix_cache = None
         device, vision = torch.get_default_device(), config.vision_backbone
         with torch.device("meta"):  # parts then draw nothing of their own: one draw below, from one generator
             self.llm = Llm(config.llm)
@@ -192,7 +194,22 @@ class ModelBase(StoredModel):
 
     def see(self, text: TextInputs, pictures: PictureInputs, **settings: Any) -> Seen:
         """Encode pictures and choose what of them stays; `settings` are what `choice_arguments` names."""
-        return self.choose_pictures(text, pictures, self.encode_images(pictures), **settings)
+        return self.choose_pictures(text, pictures, self.features_of(pictures), **settings)
+
+    def features_of(self, pictures: PictureInputs) -> torch.Tensor:
+        """`encode_images`, but for crops whose features are in `feature_cache`, in inference where there is one."""
+        cache = self.feature_cache
+        if cache is None or self.training or torch.is_grad_enabled() or not self.encodes_alone(pictures):
+            return self.encode_images(pictures)
+        return cache(pictures, self.encode_images)
+
+    def reuses_prefixes(self) -> bool:
+        """Whether what is computed of a prompt's beginning depends on that alone; picture tokens may look ahead."""
+        return self.config.bi_directional_attn is None
+
+    def encodes_alone(self, pictures: PictureInputs) -> bool:
+        """Whether the features of each of these crops depend on that crop alone."""
+        return True
 
     def choose_pictures(
         self, text: TextInputs, pictures: PictureInputs, features: torch.Tensor, **settings: Any

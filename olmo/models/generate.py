@@ -12,10 +12,13 @@ from olmo.exceptions import OLMoInputError
 from olmo.generation.decode import DecodedStep, decode_tokens
 from olmo.generation.decode import generate as generate_tokens
 from olmo.generation.params import GenerationParams
+from olmo.generation.prompt_lookup import LookupStep
+from olmo.generation.step import DecodeStep
 from olmo.generation.stop_strings import StopStringFilter, StopStringMatcher
 from olmo.models.generation_request import GeneratingModel, Request, read_request
 from olmo.models.outputs import OLMoGenerateOutput
 from olmo.models.text_inputs import TextInputs
+from olmo.nn.attention_mask import build_attention_mask
 from olmo.nn.kv_cache import KVCache
 from olmo.tokenizer import IncrementalDecoder
 
@@ -37,13 +40,28 @@ class CachedStep:
 
     def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Append `token_ids [B]` to the cache; returns the logits `[B, V]` after them."""
-        mask = None
+        return self.run(token_ids[:, None])[:, -1]
+
+    def run(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Append `token_ids [B, n]` to the cache; returns the logits `[B, n, V]` after each."""
+        n, past, mask = token_ids.shape[1], self.cache.length, None
         if self.key_is_valid is not None:
-            mask = self.key_is_valid[:, None, None, : self.cache.length + 1]  # [B, 1, 1, S]
-        embeds = self.llm.embed(token_ids[:, None])  # [B, 1, D]
-        out = self.llm(embeds, position_ids=self.positions, attention_mask=mask, cache=self.cache)
-        self.positions = self.positions + 1
-        return self.llm.logits(out.hidden[:, -1])
+            valid = self.key_is_valid[:, : past + n]  # a single new token may see what is valid, without more ado
+            mask = valid[:, None, None] if n == 1 else build_attention_mask(n, past_length=past, key_is_valid=valid)
+        positions = self.positions + torch.arange(n, device=self.positions.device)
+        out = self.llm(self.llm.embed(token_ids), position_ids=positions, attention_mask=mask, cache=self.cache)
+        self.positions = self.positions + n
+        return self.llm.logits(out.hidden)
+
+    def take_back(self, n: int) -> None:
+        """Forget the last `n` tokens of each row."""
+        self.cache.take_back(n)
+        self.positions = self.positions - n
+
+    @property
+    def room(self) -> int:
+        """Tokens that the cache has place for."""
+        return self.cache.max_length - self.cache.length
 
     def reorder(self, rows: torch.Tensor) -> None:
         """Make row i continue old row `rows[i]`."""
@@ -73,7 +91,7 @@ def generate(model: GeneratingModel, input_ids: torch.Tensor, **options: Any) ->
     matcher = StopStringMatcher(request.params.stop_strings, model.tokenizer.decode)
     with torch.no_grad(), _eval_mode(model):
         step, logits = prefill(model, request.text, request.params.max_new_tokens, **request.pictures)
-        tokens = generate_tokens(step, logits, request.params, **_decoding(request, matcher))
+        tokens = generate_tokens(_guessing(step, request), logits, request.params, **_decoding(request, matcher))
     texts = []
     for ids, room in zip(tokens.token_ids.tolist(), request.room, strict=True):
         texts.append(_text(model, ids[:room], request.params, matcher))
@@ -99,6 +117,9 @@ def prefill(model: GeneratingModel, text: TextInputs, n_new: int, **pictures: An
     Returns:
         The step that continues the prompts, and the logits `[B, V]` of the first new token.
     """
+    prefix, patch_id = model.prefix_cache if model.reuses_prefixes() else None, model.config.image_token_ids.patch
+    if prefix is not None and (known := prefix.take(text, pictures, n_new, patch_id)) is not None:
+        return _prefill_rest(model, text, pictures, *known)
     inputs = model.llm_inputs(text, **pictures)
     cache = model.build_cache(inputs, extra_length=n_new)
     hidden = model.run_llm(inputs, cache).hidden
@@ -110,7 +131,33 @@ def prefill(model: GeneratingModel, text: TextInputs, n_new: int, **pictures: An
     if valid is not None:
         valid = torch.cat([valid, valid.new_ones(len(hidden), n_new)], dim=1)  # [B, L + n_new]
     positions = inputs.position_ids[rows, last][:, None] + 1
+    if prefix is not None:
+        prefix.keep(text, pictures, cache)
     return CachedStep(model, cache, valid, positions, inputs.aux), model.llm.logits(hidden[rows, last])
+
+
+def _prefill_rest(
+    model: GeneratingModel, text: TextInputs, pictures: dict[str, Any], cache: KVCache, n_known: int
+) -> tuple[CachedStep, torch.Tensor]:
+    """Run what follows the `n_known` tokens whose keys and values are in the cache; pictures lie among those."""
+    rest = text.input_ids[:, n_known:]
+    hidden = model.llm(model.llm.embed(rest), position_ids=text.position_ids[:, n_known:], cache=cache).hidden
+    assert model.prefix_cache is not None, "the cache came from there"
+    model.prefix_cache.keep(text, pictures, cache)
+    return CachedStep(model, cache, None, text.position_ids[:, -1:] + 1), model.llm.logits(hidden[:, -1])
+
+
+def _guessing(step: CachedStep, request: Request) -> DecodeStep:
+    """The step, with guesses where they are asked for."""
+    n_guesses = request.params.prompt_lookup
+    if not n_guesses:
+        return step
+    if len(request.text.input_ids) != 1:
+        raise OLMoInputError(
+            f"prompt_lookup={n_guesses} is for one prompt at a time, got a batch of {len(request.text.input_ids)}; "
+            "leave it out or call generate once for each"
+        )
+    return LookupStep(step, request.text.input_ids[0].tolist(), n_guesses)
 
 
 def _decoding(request: Request, matcher: StopStringMatcher) -> dict[str, Any]:
@@ -156,7 +203,7 @@ def _stream_steps(
     with torch.no_grad(), _eval_mode(model):
         step, logits = prefill(model, request.text, request.params.max_new_tokens, **request.pictures)
     aux.update(step.aux or {})
-    steps = decode_tokens(step, logits, request.params, **_decoding(request, matcher))
+    steps = decode_tokens(_guessing(step, request), logits, request.params, **_decoding(request, matcher))
     while True:
         with torch.no_grad(), _eval_mode(model):
             decoded = next(steps, None)

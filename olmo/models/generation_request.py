@@ -15,6 +15,7 @@ from olmo.generation.sampling import Generators
 from olmo.generation.step import LogitsProcessor
 from olmo.models.llm_inputs import LlmInputs
 from olmo.models.molmo.molmo_config import MolmoConfig
+from olmo.models.prefix_cache import PrefixCache
 from olmo.models.text_inputs import TextInputs, check_context, refuse_unknown_arguments, text_inputs
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import Llm, LlmOutput
@@ -33,6 +34,11 @@ class GeneratingModel(Protocol):
     llm: Llm
     crop_arguments: ClassVar[tuple[str, ...]]
     choice_arguments: ClassVar[tuple[str, ...]]
+
+    prefix_cache: PrefixCache | None
+
+    def reuses_prefixes(self) -> bool:
+        """Whether what is computed of a prompt's beginning depends on that alone."""
 
     @property
     def device(self) -> torch.device:

@@ -11,7 +11,9 @@ from torch import nn
 
 from olmo.checkpoint.native import LoadReport, load_checkpoint, save_checkpoint
 from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
+from olmo.models.feature_cache import FeatureCache
 from olmo.models.molmo.molmo_config import MolmoConfig
+from olmo.models.prefix_cache import PrefixCache
 from olmo.models.quantize import narrow_model, quantization_config, refuse_torchao
 from olmo.quantization.config import QuantizationConfig
 from olmo.quantization.layers import pack_layers
@@ -22,6 +24,12 @@ class StoredModel(nn.Module):
 
     config: MolmoConfig
     """What it was built from."""
+
+    feature_cache: FeatureCache | None
+    """Keeps picture features between calls; None keeps none."""
+
+    prefix_cache: PrefixCache | None
+    """Keeps keys and values of the last prompt between calls; None keeps none."""
 
     def save_checkpoint(self, path: str | Path, sharded: bool = True) -> None:
         """Write weights, configuration and tokenizer to a folder, completely or not at all.
@@ -141,4 +149,7 @@ class StoredModel(nn.Module):
                 "a quantised model does not learn; train the full-precision one, over a narrow base if need be "
                 "(lora.base=int8)"
             )
+        for remembered in (self.feature_cache, self.prefix_cache) if mode else ():
+            if remembered is not None:
+                remembered.clear()  # the weights are about to change
         return super().train(mode)

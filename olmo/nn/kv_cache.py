@@ -83,6 +83,18 @@ class KVCache:
         """Count `n` slots, which every layer has written, as known."""
         self.length += n
 
+    def reserve(self, length: int) -> None:
+        """Make room for `length` slots in all."""
+        for buffers in (self._keys, self._values):
+            for layer, buffer in enumerate(buffers):
+                if buffer.shape[2] < length:
+                    buffers[layer] = _enlarged(buffer, self.length, length)
+
+    def take_back(self, n: int) -> None:
+        """Forget the last `n` slots."""
+        assert 0 <= n <= self.length, f"{n} of {self.length}"
+        self.length -= n
+
     def reorder(self, rows: Tensor) -> None:
         """Make row `i` continue what row `rows[i]` held; a row may repeat or vanish, so B may change.
 

@@ -69,6 +69,18 @@ def test_dtype_and_device_reach_the_weights(molmo, tiny, monkeypatch):
     assert [(str(dtype), device) for dtype, device in seen] == [("torch.bfloat16", "cpu")]
 
 
+def test_quantised_weights_and_guesses_reach_the_model(molmo, tiny, monkeypatch):
+    seen = []
+
+    def stream(self, **settings):
+        seen.append((self.config.quantization.scheme.value, settings["prompt_lookup"]))
+        return iter("x")
+
+    monkeypatch.setattr(ModelBase, "stream", stream)
+    assert molmo("ask", "hi", "--model", tiny, "--quantize", "int8", "--prompt-lookup", 4).code == 0
+    assert seen == [("int8", 4)]
+
+
 def test_several_pictures_are_one_question(molmo, tiny, picture, says):
     calls = says(POINTS)
     result = molmo("ask", picture, picture, "Which is larger?", "--model", tiny, "--json")
@@ -200,6 +212,8 @@ def test_a_bad_picture_is_one_line_before_the_model_is_loaded(
         (("hi", "--temperature", -1), "temperature"),
         (("hi", "--dtype", "int7"), "int7"),
         (("hi", "--device", "toaster"), "toaster"),
+        (("hi", "--quantize", "int3"), "int3"),
+        (("hi", "--prompt-lookup", 65), "prompt_lookup"),
         (("hi", "--device", "meta"), "meta"),
     ],
 )

@@ -24,6 +24,7 @@ def test_defaults_are_the_documented_ones():
         "repetition_penalty": 1.0,
         "length_penalty": 1.0,
         "output_scores": False,
+        "prompt_lookup": 0,
     }
 
 

@@ -16,7 +16,8 @@ N_STEPS = 300
 
 def sentences(n: int, generator: torch.Generator) -> torch.Tensor:
     """`[n, LENGTH]`: a token that names the language, then words; each language has its own follower of each word."""
-    follower = torch.stack([torch.randperm(N_WORDS, generator=torch.Generator().manual_seed(i)) for i in range(N_LANGUAGES)])
+    seeded = [torch.Generator().manual_seed(i) for i in range(N_LANGUAGES)]
+    follower = torch.stack([torch.randperm(N_WORDS, generator=of_language) for of_language in seeded])
     language = torch.randint(0, N_LANGUAGES, (n,), generator=generator)
     words = [torch.randint(0, N_WORDS, (n,), generator=generator)]
     for _ in range(LENGTH - 2):

@@ -51,6 +51,10 @@ class HeMolmo(VideoOlmo):
         super().reset_parameters(generator)
         self.token_selector.reset_parameters(generator)
 
+    def reuses_prefixes(self) -> bool:
+        """Never: which picture tokens stay depends on the question behind them."""
+        return False
+
     def see(self, text: TextInputs, pictures: PictureInputs, **settings: Any) -> Seen:
         """Encode pictures, or first their global crops and then those high-resolution crops that are asked for."""
         is_high = high_res_crops(text, pictures, self.config)
@@ -58,12 +62,12 @@ class HeMolmo(VideoOlmo):
             return super().see(text, pictures, **settings)
         ratio = settings.get("selection_ratio") or self.config.selection_ratio
         first = pictures.some(~is_high)
-        overview = self.encode_images(first)
+        overview = self.features_of(first)
         scores = overview.new_zeros(pictures.token_index.shape, dtype=torch.float32)
         scores[~is_high] = self._entry_scores(text, first, overview)
         share, ids = self.config.crop_ratio or ratio, self.config.image_token_ids
         is_encoded = crops_to_encode(text, pictures, is_high, scores, share, ids)
-        closer = self.encode_images(pictures.some(is_encoded & is_high))
+        closer = self.features_of(pictures.some(is_encoded & is_high))
         features = overview.new_zeros(len(is_high), *overview.shape[1:])
         features = features.index_put((~is_high,), overview).index_put((is_encoded & is_high,), closer)
         encoded = pictures.some(is_encoded)

@@ -63,6 +63,14 @@ class VideoOlmo(ModelBase):
             features = join_frames(features, pictures, self.temporal_attention)
         return features
 
+    def encodes_alone(self, pictures: PictureInputs) -> bool:
+        """Whether there is no frame among the crops: frames may be joined, and take as many entries as the largest."""
+        return pictures.facts is None or not bool((pictures.facts[:, 0] >= 0).any())
+
+    def reuses_prefixes(self) -> bool:
+        """Not where the frames are chosen by the question behind them."""
+        return super().reuses_prefixes() and self.frame_scorer is None
+
     def choose_pictures(
         self, text: TextInputs, pictures: PictureInputs, features: torch.Tensor, **settings: Any
     ) -> Seen:
