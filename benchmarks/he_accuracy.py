@@ -1,9 +1,9 @@
-"""What leaving picture tokens out costs in right answers: HeMolmo-nano at several ratios, beside other scorers.
+"""What leaving picture tokens out costs in right answers: a HeMolmo at several ratios, beside other scorers.
 
-    python benchmarks/he_accuracy.py                  1000 unseen scenes for the learned scorer, 300 for the others
-    python benchmarks/he_accuracy.py --quick          30 scenes for all
-    python benchmarks/he_accuracy.py --keep FOLDER    keep the marks of each row there; the same command continues
-    python benchmarks/he_accuracy.py --save           also write benchmarks/results/he_accuracy.json
+    python benchmarks/he_accuracy.py MODEL                1000 unseen scenes for the learned scorer, 300 for others
+    python benchmarks/he_accuracy.py MODEL --quick        30 scenes for all
+    python benchmarks/he_accuracy.py MODEL --keep FOLDER  keep the marks of each row; the same command continues
+    python benchmarks/he_accuracy.py MODEL --save         also write benchmarks/results/he_accuracy.json
 
 Every row answers the same questions. The peer is the bundled molmo-nano with all of its tokens; differences to it are
 taken answer by answer, so their intervals are narrower than those of the two figures. All scorers use the weights of
@@ -39,7 +39,7 @@ from olmo.eval.scenes_eval import Answered, Item
 from olmo.exceptions import OLMoError, OLMoInputError
 from olmo.io import write_atomic
 from olmo.models.auto import from_pretrained
-from olmo.models.bundled import BUNDLED_HE_MODEL, BUNDLED_MODEL, bundled_model_folder
+from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
 from olmo.models.he_molmo.cost import prompt_cost
 from olmo.models.he_molmo.he_molmo import HeMolmo
 
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"missed: {line}", markup=False)
     result = {
         "benchmark": "he_accuracy",
-        "model": Path(args.model).name if args.model else BUNDLED_HE_MODEL,
+        "model": Path(args.model).name,
         "peer": BUNDLED_MODEL,
         "ratio": lowest_ratio(rows),
         "rows": rows,
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder of a HeMolmo; the bundled one by default")
+    parser.add_argument("model", metavar="MODEL", help="folder of a HeMolmo that grew from the bundled model")
     parser.add_argument("--low-res-model", help=f"folder of one whose scorer is {LOW_RES}; left out by default")
     parser.add_argument("--scenes", type=int, default=1000, help="for the peer and the learned scorer")
     parser.add_argument("--other-scenes", type=int, default=300, help="for the other scorers, the first of those")
@@ -169,7 +169,7 @@ def load(setting: Setting, args: argparse.Namespace) -> Any:
     """The model of a row."""
     if setting.scorer == PEER:
         return from_pretrained(bundled_model_folder())
-    folder = args.low_res_model if setting.scorer == LOW_RES else args.model or bundled_model_folder(BUNDLED_HE_MODEL)
+    folder = args.low_res_model if setting.scorer == LOW_RES else args.model
     overrides = [f"token_scorer.scorer={setting.scorer}", f"selection_ratio={setting.ratio}"]
     return HeMolmo.from_pretrained(folder, overrides=overrides)
 

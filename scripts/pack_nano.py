@@ -1,7 +1,6 @@
 """Put a trained molmo-nano into the package: float16 weights, configuration and tokenizer in one folder.
 
 python scripts/pack_nano.py runs/nano_wide/final
-python scripts/pack_nano.py runs/he_nano_all/final     a HeMolmo, beside the other
 """
 
 from __future__ import annotations
@@ -10,21 +9,19 @@ import sys
 from pathlib import Path
 
 from olmo.models.auto import from_pretrained
-from olmo.models.he_molmo.he_molmo import HeMolmo
 
-MODELS = Path(__file__).resolve().parents[1] / "olmo" / "models"
+TARGET = Path(__file__).resolve().parents[1] / "olmo" / "models" / "nano"
 LIMIT_BYTES = 16 * 1024 * 1024
 
 
 def main(trained: Path) -> None:
-    """Write a bundled model from a trained checkpoint."""
+    """Write the bundled model from a trained checkpoint."""
     model = from_pretrained(trained, dtype="float16")
-    target = MODELS / ("nano_he" if isinstance(model, HeMolmo) else "nano")
-    model.save_checkpoint(target, sharded=False)
-    size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
+    model.save_checkpoint(TARGET, sharded=False)
+    size = sum(p.stat().st_size for p in TARGET.rglob("*") if p.is_file())
     if size > LIMIT_BYTES:
-        raise SystemExit(f"{target} takes {size} bytes; the repository allows {LIMIT_BYTES}")
-    print(f"{model.num_params():,} parameters, {size:,} bytes in {target}")
+        raise SystemExit(f"{TARGET} takes {size} bytes; the repository allows {LIMIT_BYTES}")
+    print(f"{model.num_params():,} parameters, {size:,} bytes in {TARGET}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ Training state beside the weights belongs in a subfolder of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -93,6 +93,7 @@ def load_checkpoint(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     wide: Mapping[str, WideTensor] | None = None,
+    passed_over: Sequence[str] = (),
 ) -> LoadReport:
     """Load a checkpoint folder of either form into a module, a few tensors at a time.
 
@@ -105,6 +106,7 @@ def load_checkpoint(
         dtype: data type of floating point tensors that are on the meta device; None keeps the saved one.
         device: device of tensors that are on the meta device; None is the CPU.
         wide: saved tensors that the module keeps in another form, by name.
+        passed_over: beginnings of names of saved tensors to leave where they are.
 
     Returns:
         What did not fit; empty (false) where all did.
@@ -117,6 +119,7 @@ def load_checkpoint(
     if is_fsdp1(module):
         return fill_module(module, weights, strict)
     shapes, dtypes = shapes_and_dtypes(weights)
+    shapes = {name: shape for name, shape in shapes.items() if not name.startswith(tuple(passed_over))}
     target = ModuleTensors(unwrapped(module), wide)
     report = target.compare(shapes)
     if strict:

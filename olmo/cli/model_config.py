@@ -12,14 +12,14 @@ import olmo.models
 from olmo.config import read_config_file
 from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
 from olmo.models.auto import load_config
-from olmo.models.bundled import BUNDLED_MODELS, bundled_model_folder, is_bundled
+from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
 from olmo.models.molmo.load import released_config
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
+from olmo.models.presets import MODEL_PRESETS, preset
 
-_MODELS = Path(next(iter(olmo.models.__path__))).resolve()
-_ROOT = _MODELS.parents[1]
-PRESET_FOLDERS = (_MODELS / "presets", *([_ROOT / "configs"] if (_ROOT / "pyproject.toml").is_file() else []))
-"""Where presets lie: in the package, and in a source tree beside it."""
+_ROOT = Path(next(iter(olmo.models.__path__))).resolve().parents[1]
+PRESET_FOLDERS = (_ROOT / "configs",) if (_ROOT / "pyproject.toml").is_file() else ()
+"""Where configurations lie that have names: beside the package in a source tree, nowhere in an installed one."""
 
 _CONFIG_FILES = ("config.yaml", "config.json", "preprocessor_config.json")
 
@@ -40,14 +40,17 @@ def find_config(model: str, overrides: Sequence[str] = ()) -> MolmoConfig:
     if path.is_dir():
         return _config_in(path, overrides)
     presets = preset_files()
-    if preset := presets.get(_normal(model)):
-        return load_config(preset, overrides)
-    if is_bundled(_normal(model)):
-        return load_config(bundled_model_folder(_normal(model)), overrides)
+    if file := presets.get(_normal(model)):
+        return load_config(file, overrides)
+    if _normal(model) in MODEL_PRESETS:
+        config = preset(_normal(model))
+        return type(config).from_dict(config.asdict(), overrides)
+    if _normal(model) == BUNDLED_MODEL:
+        return load_config(bundled_model_folder(), overrides)
     if model.count("/") != 1 or path.is_absolute():
         raise OLMoConfigurationError(
-            f"{model!r} is no file, folder or preset; presets: {', '.join(sorted({*presets, *BUNDLED_MODELS}))}. A "
-            "hub id has the form owner/name"
+            f"{model!r} is no file, folder or preset; presets: "
+            f"{', '.join(sorted({*presets, *MODEL_PRESETS, BUNDLED_MODEL}))}. A hub id has the form owner/name"
         )
     return _config_in(_hub_folder(model), overrides)
 

@@ -6,7 +6,7 @@ variant overrides `encode_images` or `transform`; nobody copies a `forward`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -310,6 +310,10 @@ class ModelBase(StoredModel):
         return stream(self, input_ids, images=images, **kwargs)
 
     # -- weights ---------------------------------------------------------------------------------------------------
+
+    def unread_weights(self) -> Sequence[str]:
+        """Beginnings of names that a checkpoint may have and this model has no use for."""
+        return ()
 
     def build_further_parts(self) -> None:
         """Make what a variant has besides language model and vision backbone, without memory."""

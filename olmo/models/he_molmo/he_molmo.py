@@ -6,6 +6,7 @@ order and its positions, and the cache and the logits shrink with it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,6 +46,11 @@ class HeMolmo(VideoOlmo):
         super().build_further_parts()
         config = self.config
         self.token_selector = TokenSelector(config.token_scorer, config.llm.d_model, config.selection_ratio)
+
+    def unread_weights(self) -> Sequence[str]:
+        """Those of a scorer that learned, where another one was asked for that does not."""
+        learns = self.config.token_scorer.scorer in (ScorerType.cross, ScorerType.lowres_llm)
+        return () if learns else ("token_selector.",)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Random initialisation; parts that a VideoOlmo has too are drawn first, as there."""

@@ -57,7 +57,9 @@ class TokenScorer(nn.Module):
         gate, value = self.prior_in(h).chunk(2, dim=-1)
         scores = self.prior_out(F.silu(gate) * value)[..., 0].float()  # [B, N]
         if query is not None:
-            asked, shown = self.query(query).float(), self.key(h).float()  # [B, d], [B, N, d]
+            # Embeddings are small, and their mean is smaller; as they are, the question is hardly ever learned from.
+            even = F.rms_norm(query, query.shape[-1:], eps=_EPS)
+            asked, shown = self.query(even).float(), self.key(h).float()  # [B, d], [B, N, d]
             scores = scores + (shown @ asked[..., None])[..., 0] / math.sqrt(self.config.query_size)
         if places is not None:
             waves = place_waves(places, places.new_zeros(places.shape[:2]) if crops is None else crops).to(

@@ -284,3 +284,9 @@ def test_crops_that_nobody_asks_for_are_not_encoded(make_he_model) -> None:
     close(model(**batch, selection_ratio=1.0).logits, whole(**batch, selection_ratio=1.0).logits)
     alone = model(**prepared(model, example("what is it?", picture(250, 250))), logits_at="last").logits
     close(model(**batch, logits_at="last").logits[:1], alone)
+
+
+def test_a_scorer_that_learned_gives_way_to_one_that_does_not(make_he_model, tmp_path) -> None:
+    make_he_model().save_checkpoint(tmp_path / "he")
+    random = HeMolmo.from_pretrained(tmp_path / "he", overrides=["token_scorer.scorer=random", "selection_ratio=0.5"])
+    assert not list(random.token_selector.parameters())
