@@ -4,11 +4,15 @@
 #   PIP_ARGS   further options for pip, for example an index that has CPU-only wheels of torch
 #   WORKERS    processes that run tests
 #   BENCH_ARGS options of the benchmarks; empty for full runs
+#   VLLM_ENV   environment that test-vllm makes, 3.4 GB
+#   VLLM_ARGS  options of test-vllm, --quick for example
 
 PYTHON ?= python3
 PIP_ARGS ?=
 WORKERS ?= 2
 BENCH_ARGS ?= --quick
+VLLM_ENV ?= .venv-vllm
+VLLM_ARGS ?=
 
 BIN := .venv/bin
 TORCH := torch==2.13.0
@@ -16,7 +20,7 @@ TORCH := torch==2.13.0
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt "$(TORCH)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo train-debug test test-acceptance check format eval-nano bench
+.PHONY: help demo train-debug test test-acceptance check format eval-nano bench test-vllm
 
 help:
 	@echo "make demo             install, ask the bundled model about a picture, draw its points"
@@ -27,6 +31,7 @@ help:
 	@echo "make format           let ruff rewrite what it can"
 	@echo "make eval-nano        measure the bundled model on 500 unseen scenes"
 	@echo "make bench            benchmarks, quick by default (BENCH_ARGS= for full runs)"
+	@echo "make test-vllm        answers of exported models in vLLM against ours; installs vLLM for CPUs, 3.4 GB"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -77,3 +82,12 @@ bench: .venv/.installed-test
 	@for script in decode prefill preprocess train_step; do \
 	  echo "== $$script"; $(BIN)/python benchmarks/$$script.py $(BENCH_ARGS) || exit 1; \
 	done
+
+$(VLLM_ENV)/.installed: scripts/install_vllm.py integrations/vllm_olmo/pyproject.toml
+	$(PYTHON) -m venv $(VLLM_ENV)
+	$(VLLM_ENV)/bin/python scripts/install_vllm.py $(PIP_ARGS)
+	$(VLLM_ENV)/bin/python -m pip install --disable-pip-version-check --no-deps -e integrations/vllm_olmo
+	@touch $@
+
+test-vllm: .venv/.installed-test $(VLLM_ENV)/.installed
+	$(BIN)/python benchmarks/vllm_answers.py --vllm-python $(VLLM_ENV)/bin/python $(VLLM_ARGS)

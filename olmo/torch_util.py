@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,20 @@ def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if isinstance(dtype, str) and dtype.removeprefix("torch.") in DTYPES:
         return DTYPES[dtype.removeprefix("torch.")]
     raise OLMoConfigurationError(f"{dtype!r} is not one of 'auto', {', '.join(map(repr, DTYPES))}", "dtype")
+
+
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """The type that autocast computes in on a kind of device; None where it is off, or unknown as on `meta`."""
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+        return None
+    return torch.get_autocast_dtype(device_type)
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """A context in which nothing is cast on a kind of device, `meta` among them."""
+    if not torch.amp.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def bfloat16_slowdown(side: int = 192) -> float:

@@ -24,7 +24,7 @@ from olmo.io import atomic_folder
 
 MAX_SHARD_BYTES = 5_000_000_000
 
-_OURS = ("*.json", "*.safetensors", "*.txt", "*.yaml", "*.md")
+_OURS = ("*.json", "*.safetensors", "*.txt", "*.yaml", "*.md", "*_molmo.py")
 
 
 def load_by_rules(

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from olmo.cli.option_groups import with_option_groups
-from olmo.cli.options import Adapter, Choices, Device, Dtype, MaxNewTokens, Quantize, SelectionRatio, given
+from olmo.cli.options import Adapter, Choices, Device, Dtype, MaxNewTokens, SelectionRatio, given
 from olmo.cli.session import load_model
 from olmo.cli.video_options import VideoChoices
 from olmo.eval.asking import AskingOptions, ChooseBy
@@ -100,7 +100,6 @@ def eval(
     adapter: Adapter = None,
     device: Device = None,
     dtype: Dtype = None,
-    quantize: Quantize = None,
 ) -> None:
     """Ask a model the questions of a task and score its answers; it resumes where it stopped."""
     if listed:
@@ -114,9 +113,7 @@ def eval(
     judging = None if judge is None else _judge(judge)
     for task in chosen:
         metrics_of(task, judging)  # a task that cannot be scored is refused before anything is loaded
-    choices = Choices(
-        model=model, adapter=adapter, selection_ratio=selection_ratio, device=device, dtype=dtype, quantize=quantize
-    )
+    choices = Choices(model=model, adapter=adapter, selection_ratio=selection_ratio, device=device, dtype=dtype)
     loaded = None if score_only else _load(choices, chosen, frames.choices())
     name, options = _name(model, adapter), _options(batch_size, workers, choose_by, selection_ratio)
     for task in chosen:

@@ -28,6 +28,7 @@ COMMANDS = {
     "chat": "Talk about pictures or a video, turn by turn.",
     "info": "Show the sizes of a model and the memory it needs.",
     "convert": "Turn published weights into a native checkpoint, or a checkpoint into the released layout.",
+    "export": "Write a model as a folder for transformers and vLLM, and say which engine can run it.",
     "quantize": "Write a model with its matrices in fewer bits, and report what that does to it.",
     "frames": "Show which frames of a video a model is given.",
     "data": "Check, show and download training data.",
@@ -35,12 +36,14 @@ COMMANDS = {
     "plot": "Draw losses, evaluations, learning rates and speed of runs.",
     "eval": "Ask a model the questions of a task and score its answers; it resumes where it stopped.",
     "serve": "Answer over HTTP, in the OpenAI chat protocol.",
+    "batch": "Answer a file of requests; it goes on where it stopped.",
     "demo": "Ask the bundled model about a bundled picture, and about a clip where it knows videos.",
+    "doctor": "Show what is installed, what is missing, and which models fit in memory.",
 }
 """Commands and their summaries; each lives in the module of its name."""
 
 
-app = typer.Typer(cls=lazy_group(COMMANDS, "olmo.cli."), add_completion=False, no_args_is_help=True)
+app = typer.Typer(cls=lazy_group(COMMANDS, "olmo.cli."), no_args_is_help=True)
 
 
 def _print_version(is_wanted: bool) -> None:

@@ -99,3 +99,5 @@ def _plain_name(model: str) -> str:
 def _announce(settings: ServeConfig, port: int) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     typer.echo(f"{settings.model_name} answers at http://{host}:{port}/v1 (Ctrl-C stops)")
+    if settings.page:
+        typer.echo(f"Its page is at http://{host}:{port}/")

@@ -278,6 +278,9 @@ class ContinuousEngine:
             self._count(Finish.error, group[0].question.n)
             group[0].end(Finish.error, error)
             return
+        for i, taken in enumerate(group):
+            if taken.question.on_prompt is not None:
+                taken.question.on_prompt(step.aux or {}, i)
         repeats = [i for i, taken in enumerate(group) for _ in range(taken.question.n)]
         if repeats != list(range(len(group))):
             step.reorder(torch.tensor(repeats, device=logits.device))

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from olmo.config import ConfigEnum
 from olmo.generation.step import LogitsProcessor
 
@@ -47,6 +49,10 @@ class Piece:
 Tell = Callable[[Piece], None]
 """Is called from the engine's thread with each piece, in order. It must not block."""
 
+Hear = Callable[[Mapping[str, torch.Tensor], int], None]
+"""Is called from the engine's thread before the first piece, with `aux` of the prompts that were run together and the
+row of this one. It must neither block nor fail."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -61,6 +67,7 @@ class Question:
         hooks: makes the logits hooks of one answer, where there are any: each answer has its own.
         client: whose request it is; clients take turns.
         timeout_s: seconds from handing it in until it is given up; None: never.
+        on_prompt: is told what the model says of its choice among the pictures; None: nobody asks.
     """
 
     inputs: Mapping[str, Any]
@@ -70,6 +77,7 @@ class Question:
     hooks: Callable[[], Sequence[LogitsProcessor]] | None = None
     client: str = ""
     timeout_s: float | None = None
+    on_prompt: Hear | None = None
 
 
 class Ticket:

@@ -11,7 +11,7 @@ from olmo.exceptions import OLMoConfigurationError
 from olmo.io import resolve_model_folder
 from olmo.models.base import ModelBase
 from olmo.models.he_molmo.he_molmo import HeMolmo
-from olmo.models.molmo.load import native_config, released_config
+from olmo.models.molmo.load import native_config, released_config, stored_model_name
 from olmo.models.molmo.molmo import Molmo
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.video_olmo.video_olmo import VideoOlmo
@@ -78,10 +78,8 @@ def from_pretrained(
 
 
 def saved_model_name(folder: str | Path) -> str:
-    """The `model_name` of a model folder of either layout; the released layouts are all of Molmo."""
-    if not (Path(folder) / "config.yaml").is_file():
-        return Molmo.config_class.model_name
-    return str(read_config_file(folder).get("model_name", Molmo.config_class.model_name))
+    """The `model_name` of a model folder of either layout; what Ai2 released are all Molmos."""
+    return stored_model_name(Path(folder))
 
 
 def config_for_video(config: MolmoConfig) -> VideoOlmoConfig:

@@ -9,18 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from olmo.torch_util import autocast_dtype
+
 _ALIGNMENT = 16  # bytes that the rows of every operand have to be a multiple of
 _FIRST_CUDA = (8, 0)  # compute capability from which the kernel exists
 
 
 def takes_groups(tokens: Tensor, *weights: Tensor) -> bool:
     """Whether the grouped product can be had here for these tokens `[n, D]` and weights `[E, ., .]`."""
-    if not hasattr(F, "grouped_mm") or tokens.device.type not in ("cpu", "cuda"):
+    if not hasattr(F, "grouped_mm") or tokens.device.type not in ("cpu", "cuda", "meta"):
         return False
     dtype = _dtype(tokens)
     if any(width * dtype.itemsize % _ALIGNMENT for weight in weights for width in weight.shape[1:]):
         return False
-    if tokens.device.type == "cpu":
+    if tokens.device.type != "cuda":  # without numbers as with a CPU's
         return dtype in (torch.float32, torch.bfloat16)
     return dtype is torch.bfloat16 and torch.cuda.get_device_capability(tokens.device) >= _FIRST_CUDA
 
@@ -42,8 +44,7 @@ def grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
 
 
 def _dtype(tokens: Tensor) -> torch.dtype:
-    device = tokens.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
+    return autocast_dtype(tokens.device.type) or tokens.dtype
 
 
 class _Contiguous(torch.autograd.Function):

@@ -21,6 +21,7 @@ from olmo.exceptions import OLMoConfigurationError, OLMoInputError
 from olmo.nn.attention_kernel import attend
 from olmo.nn.linear import linear
 from olmo.nn.vit_presets import VitSpec
+from olmo.torch_util import autocast_dtype
 
 INIT_STD = 0.02
 
@@ -97,7 +98,7 @@ def float32_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         `[B, H, L, Dh]`.
     """
     # Under autocast the caller asked for the lower precision, and the operator would cast back down anyway.
-    if query.dtype is torch.float32 or torch.is_autocast_enabled(query.device.type):
+    if query.dtype is torch.float32 or autocast_dtype(query.device.type) is not None:
         return attend(query, key, value)
     return attend(query.float(), key.float(), value.float()).to(query.dtype)
 

@@ -46,6 +46,11 @@ class KVCache:
         return len(self._keys)
 
     @property
+    def n_bytes(self) -> int:
+        """Memory that is reserved, in bytes."""
+        return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
+
+    @property
     def batch_size(self) -> int:
         """Rows B."""
         return self._keys[0].shape[0]

@@ -24,6 +24,7 @@ from olmo.nn.moe import RoutedMlp
 from olmo.nn.norm import RMSNorm, build_norm
 from olmo.nn.rope import RotaryEmbedding
 from olmo.nn.router import RouterStatistics
+from olmo.torch_util import autocast_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +228,7 @@ class Llm(nn.Module):
 
 def _compute_dtype(embeds: Tensor) -> torch.dtype:
     """Dtype that projections of `embeds` will have."""
-    device = embeds.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeds.dtype
+    return autocast_dtype(embeds.device.type) or embeds.dtype
 
 
 def _draw_normal(parameter: Tensor, std: float, generator: torch.Generator | None) -> None:

@@ -15,6 +15,7 @@ from olmo.nn.grouped import grouped_product, takes_groups
 from olmo.nn.linear import linear
 from olmo.nn.llm_config import LlmConfig, MoeBackend
 from olmo.nn.router import RouterStatistics, Routing, balanced_bias, route, router_statistics
+from olmo.torch_util import without_autocast
 
 
 class RoutedMlp(nn.Module):
@@ -42,7 +43,7 @@ class RoutedMlp(nn.Module):
 
     def route(self, tokens: Tensor) -> Routing:
         """Choose experts for tokens `[N, D]`."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with without_autocast(tokens.device.type):
             logits = F.linear(tokens.float(), self.router.weight.float())  # [N, E]
             return route(logits, self.experts_per_token, self.selection_bias)
 

@@ -25,6 +25,7 @@ _NAME = re.compile(r"([a-z]+)(\d*)", _FLAGS)
 _EQUALS = re.compile(r"\s*=\s*", _FLAGS)
 # Decimals past the 18th change nothing; lengths are bounded so that no number is slow to convert.
 _NUMBER = re.compile(r"[\"']?\s*([-+]?(?:\d{1,9}(?:\.\d{0,18})?|\.\d{1,18}))\d*(e[-+]?\d{1,2})?", _FLAGS)
+_CLOSE = re.compile(r"\s{0,8}>")
 _BARE = re.compile(r"[\"']?[^\s<>\"']*", _FLAGS)
 
 
@@ -43,6 +44,21 @@ class Point:
     y: float
     label: str = ""
     alt: str | None = None
+
+
+@dataclass(frozen=True)
+class PointTag:
+    """A tag of a text, with what is written between it and its end.
+
+    Attributes:
+        points: what it holds, maybe nothing that can be read.
+        start: index of its first character.
+        end: index after its last one, that of the closing tag where there is one.
+    """
+
+    points: tuple[Point, ...]
+    start: int
+    end: int
 
 
 @dataclass
@@ -70,23 +86,40 @@ def parse(text: str) -> list[Point]:
         range, is left out, and so is the second of two points with the same number in a tag. The label is the text up
         to the closing tag; the `alt` attribute where there is none.
     """
-    tags = list(_TAG.finditer(text))
-    points: list[Point] = []
-    for k, tag in enumerate(tags):
-        if tag.group(1):
+    return [point for tag in parse_tags(text) for point in tag.points]
+
+
+def parse_tags(text: str) -> list[PointTag]:
+    """Every tag with points in a text, and where it stands; read as `parse` reads it.
+
+    Args:
+        text: any text.
+    """
+    signs = list(_TAG.finditer(text))
+    tags: list[PointTag] = []
+    for k, sign in enumerate(signs):
+        if sign.group(1):
             continue
-        following = tags[k + 1] if k + 1 < len(tags) else None
+        following = signs[k + 1] if k + 1 < len(signs) else None
         limit = following.start() if following else len(text)
-        header = _read_header(text, tag.end(), limit)
-        is_closed = header.is_closed and following is not None and bool(following.group(1))
-        written = _clean(text[header.end : limit]) if is_closed else ""
-        label = written or header.alt
-        alt = header.alt if header.alt and header.alt != label else None
-        for number in sorted(header.xs.keys() & header.ys.keys()):
-            x, y = header.xs[number], header.ys[number]
-            if 0 <= x <= 100 and 0 <= y <= 100:
-                points.append(Point(x, y, label, alt))
-    return points
+        header = _read_header(text, sign.end(), limit)
+        end = header.end
+        written = ""
+        if header.is_closed and following is not None and following.group(1):
+            written = _clean(text[header.end : limit])
+            close = _CLOSE.match(text, following.end())
+            end = following.end() if close is None else close.end()
+        tags.append(PointTag(_points(header, written), sign.start(), end))
+    return tags
+
+
+def _points(header: _Header, written: str) -> tuple[Point, ...]:
+    """The points of a tag between whose ends something is written, or nothing."""
+    label = written or header.alt
+    alt = header.alt if header.alt and header.alt != label else None
+    numbers = sorted(header.xs.keys() & header.ys.keys())
+    places = [(header.xs[number], header.ys[number]) for number in numbers]
+    return tuple(Point(x, y, label, alt) for x, y in places if 0 <= x <= 100 and 0 <= y <= 100)
 
 
 def format(points: Iterable[Point], label: str, alt: str | None = None) -> str:

@@ -12,9 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from olmo.exceptions import OLMoConfigurationError
 from olmo.serve.errors import ApiError
+from olmo.serve.page_files import PAGE_ROUTES
 
-OPEN_ROUTES = ("/health",)
-"""Paths that need no key."""
+OPEN_ROUTES = ("/health", *PAGE_ROUTES)
+"""Paths that need no key: a sign of life, and the files of the page, which are the same for everybody."""
 
 _MIN_KEY_CHARS = 16
 _MAX_HEADER_BYTES = 32 * 2**10

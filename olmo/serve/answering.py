@@ -16,6 +16,7 @@ from olmo.models.base import ModelBase
 from olmo.models.video_olmo.video_olmo_config import VideoOlmoConfig
 from olmo.preprocessing.video.video_spec import VideoSpec
 from olmo.serve.constrained import Constrainer
+from olmo.serve.details import SelectionNote
 from olmo.serve.errors import ApiError, as_api_error, too_large, try_later
 from olmo.serve.media import Media
 from olmo.serve.metrics import Metrics
@@ -36,10 +37,12 @@ class Running:
         n_prompt_tokens: tokens of the prompt.
         n_new_tokens: tokens of all answers so far.
         image_sizes: width and height of each picture, in pixels.
+        selection: what the model tells of its choice among picture tokens; None: nobody asked.
     """
 
     def __init__(self, n_choices: int, image_sizes: list[tuple[int, int]], metrics: Metrics, start: float) -> None:
         self.image_sizes, self.n_new_tokens, self.n_prompt_tokens = image_sizes, 0, 0
+        self.selection: SelectionNote | None = None
         self._n_left, self._metrics, self._start = n_choices, metrics, start
         # Bounded by the tokens of the request, which are: nothing waits where a client reads slowly.
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
@@ -98,6 +101,7 @@ class Answering:
     Args:
         model: any model; nobody else may use it meanwhile.
         config: limits.
+        media: gets pixels; None: as a server for strangers does.
 
     Attributes:
         engine: the engine.
@@ -105,7 +109,7 @@ class Answering:
         is_draining: no more requests are taken in.
     """
 
-    def __init__(self, model: ModelBase, config: ServeConfig) -> None:
+    def __init__(self, model: ModelBase, config: ServeConfig, media: Media | None = None) -> None:
         self.config, self.model, self.is_draining = config, model, False
         self.engine = ContinuousEngine(model, max_rows=config.max_rows, max_waiting=config.max_waiting)
         self.metrics = Metrics(self.engine)
@@ -113,7 +117,7 @@ class Answering:
         self._prepare = model.config.build_preprocessor(
             for_inference=True, max_seq_len=min(context, config.max_prompt_tokens or context)
         )
-        self._media = Media(config, _video_spec(model))
+        self._media = media or Media(config, video_spec(model))
         self._constrain = Constrainer(model.tokenizer, config.max_schema_bytes)
         self._threads = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="olmo-prepare")
         self._n_admitted = 0
@@ -162,9 +166,12 @@ class Answering:
         inputs = await self._in_thread(lambda: self._prepared(example))
         hooks = await self._in_thread(lambda: self._constrain.hooks(request))
         running = Running(request.n_choices, inputs["metadata"]["image_sizes"], self.metrics, start)
+        if request.include_details:
+            running.selection = SelectionNote(self.model, inputs)
         question = Question(
             inputs, options, n=request.n_choices, n_top_log_probs=request.n_top_log_probs, hooks=hooks, client=client,
             timeout_s=self.config.request_timeout_s,
+            on_prompt=None if running.selection is None else running.selection.hear,
         )  # fmt: skip
         try:
             running.begin(self.engine.submit(question, running.tell))
@@ -235,8 +242,8 @@ class Answering:
         return await asyncio.get_running_loop().run_in_executor(self._threads, action)
 
 
-def _video_spec(model: ModelBase) -> VideoSpec | None:
-    """How the model is shown videos; None where it takes none."""
+def video_spec(model: ModelBase) -> VideoSpec | None:
+    """How a model is shown videos; None where it takes none."""
     config = model.config
     return config.video_spec if isinstance(config, VideoOlmoConfig) and config.vision_backbone is not None else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -22,8 +22,11 @@ from olmo.models.base import ModelBase
 from olmo.serve.access import Door
 from olmo.serve.answering import Answering, Running
 from olmo.serve.bodies import body_reference, chat_request, describe_bodies
+from olmo.serve.details import told_abilities
+from olmo.serve.document import describe_answers
 from olmo.serve.errors import ApiError, as_api_error
 from olmo.serve.metrics import Measured
+from olmo.serve.page_files import PAGE_HEADERS, PageFile, page_files
 from olmo.serve.protocol import ChatRequest
 from olmo.serve.replies import Reply, error_events
 from olmo.serve.serve_config import ServeConfig
@@ -59,6 +62,8 @@ def create_app(model: ModelBase, config: ServeConfig, *, api_key: str | None = N
     app.state.answering = answering
     _add_answers(app, answering)
     _add_facts(app, answering)
+    if config.page:
+        _add_page(app)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientDisconnect, _on_leaving)
@@ -130,7 +135,8 @@ def _add_answers(app: FastAPI, answering: Answering) -> None:
 def _add_facts(app: FastAPI, answering: Answering) -> None:
     """Routes that tell about the server."""
     name, since = answering.config.model_name, int(time.time())
-    model = {"id": name, "object": "model", "created": since, "owned_by": "molmo"}
+    abilities = told_abilities(answering.model, answering.config)
+    model = {"id": name, "object": "model", "created": since, "owned_by": "molmo", "olmo": abilities}
 
     @app.get("/v1/models", summary="The model of this server, in a list")
     async def models() -> dict[str, Any]:
@@ -155,6 +161,19 @@ def _add_facts(app: FastAPI, answering: Answering) -> None:
     @app.get("/metrics", summary="Figures for Prometheus")
     async def metrics() -> Response:
         return Response(answering.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_page(app: FastAPI) -> None:
+    """Routes of the web page; its files are read once."""
+    for path, file in page_files().items():
+        app.add_route(path, _shows(file), methods=["GET"], include_in_schema=False)
+
+
+def _shows(file: PageFile) -> Callable[[Request], Awaitable[Response]]:
+    async def route(_: Request) -> Response:
+        return Response(file.data, media_type=file.media_type, headers=PAGE_HEADERS)
+
+    return route
 
 
 async def _begun(request: Request, answering: Answering, asked: ChatRequest) -> Running:
@@ -227,7 +246,8 @@ async def _on_leaving(_: Request, error: Exception) -> Response:
 def _describe(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:
-            app.openapi_schema = describe_bodies(get_openapi(title=app.title, version=app.version, routes=app.routes))
+            plain = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            app.openapi_schema = describe_answers(describe_bodies(plain))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

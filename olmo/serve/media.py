@@ -78,8 +78,7 @@ class Media:
         """
         if self._video is None:
             raise ApiError(400, "this model reads pictures, not videos", code="unsupported_media")
-        if not url[:5].lower() == "data:":
-            raise ApiError(400, "a video_url is a data: address that holds the video", code="unsupported_url")
+        self._check_video_url(url)
         data = await self._in_thread(self._bytes, url)
         if not is_video(data):
             raise ApiError(400, "the video is not an MP4, MOV, WebM, MKV, GIF, WebP or PNG file", code="invalid_media")
@@ -100,6 +99,10 @@ class Media:
         """End the processes and threads."""
         await self.pool.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _check_video_url(self, url: str) -> None:
+        if not url[:5].lower() == "data:":
+            raise ApiError(400, "a video_url is a data: address that holds the video", code="unsupported_url")
 
     async def _in_thread(self, action: object, url: str) -> bytes:
         assert callable(action), "a method of this class"

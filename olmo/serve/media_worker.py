@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -36,6 +37,8 @@ PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 
 _LENGTH = 4
 _MAX_HEADER = 1 << 20
+_MAX_MESSAGE = 400
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>|\b0x[0-9a-fA-F]{4,}")  # as Python and C libraries write them
 _MAX_WALK = 20_000  # frames that one request may decode, those between the wanted ones included
 
 
@@ -89,9 +92,14 @@ def decode(request: Mapping[str, Any], data: bytes) -> tuple[dict[str, Any], mem
     except (OLMoError, MemoryError) as error:
         if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
             error = _TooLargeError("decoding the file takes more memory than the server allows")
-        refused = {"ok": False, "is_too_large": isinstance(error, _TooLargeError), "message": str(error)}
+        refused = {"ok": False, "is_too_large": isinstance(error, _TooLargeError), "message": told_message(error)}
         return refused, memoryview(b"")
     return {"ok": True, "shape": list(pixels.shape), **found}, np.ascontiguousarray(pixels).data.cast("B")
+
+
+def told_message(error: BaseException) -> str:
+    """What a stranger is told of an error of a decoder: short, and without addresses of memory: they help attackers."""
+    return _ADDRESS.sub("(...)", str(error))[:_MAX_MESSAGE]
 
 
 def _image(request: Mapping[str, Any], data: bytes) -> tuple[dict[str, Any], np.ndarray]:

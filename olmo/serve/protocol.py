@@ -137,7 +137,11 @@ Stops = Annotated[
 
 
 class ChatRequest(_Strict):
-    """A request for an answer. `selection_ratio` is ours: the share of picture tokens that a HeMolmo keeps."""
+    """A request for an answer.
+
+    Two fields are ours: `selection_ratio`, the share of picture tokens that a HeMolmo keeps, and `include_details`,
+    which adds the field `olmo` to the answer, or to the last chunk before the usage: its points and what was kept.
+    """
 
     model: Annotated[str, Field(max_length=256)]
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
@@ -154,6 +158,7 @@ class ChatRequest(_Strict):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
     selection_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    include_details: bool | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
@@ -176,6 +181,8 @@ class ChatRequest(_Strict):
             raise ValueError("top_logprobs is told only with logprobs=true")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is for stream=true")
+        if self.include_details and self.n_choices > 1:
+            raise ValueError("include_details tells of one answer; leave n out")
         return self
 
     @property

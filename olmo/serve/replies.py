@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from olmo.engine.request import Finish, Piece
-from olmo.preprocessing.points import parse, to_pixels
 from olmo.serve.answering import Running
+from olmo.serve.details import told_points, told_sizes
 from olmo.serve.protocol import ChatRequest
 from olmo.tokenizer import Tokenizer
 
@@ -55,24 +55,30 @@ class Reply:
             }
             for i, (text, finish, log_probs) in enumerate(zip(self.texts, self._finishes, self._log_probs, strict=True))
         ]
-        return {**self._head, "object": "chat.completion", "choices": choices, "usage": self.usage()}
+        whole = {**self._head, "object": "chat.completion", "choices": choices, "usage": self.usage()}
+        return {**whole, "olmo": self._details()} if self._request.include_details else whole
 
     def points(self) -> dict[str, Any]:
         """The first answer's text and its points, in percent and, with a picture, in pixels of the first one."""
-        found = parse(self.texts[0])
-        plain: list[dict[str, Any]] = [{"label": p.label, "x": p.x, "y": p.y} for p in found]
         sizes = self._running.image_sizes
-        if sizes:
-            for point, (x, y) in zip(plain, to_pixels(found, *sizes[0]), strict=True):
-                point |= {"x_px": round(x, 2), "y_px": round(y, 2)}
-        return {
+        whole = {
             **self._head,
             "object": "points",
             "text": self.texts[0],
             "finish_reason": self._finishes[0],
-            "image_sizes": [{"width": width, "height": height} for width, height in sizes],
-            "points": plain,
+            "image_sizes": told_sizes(sizes),
+            "points": told_points(self.texts[0], sizes),
             "usage": self.usage(),
+        }
+        return {**whole, "olmo": self._details()} if self._request.include_details else whole
+
+    def _details(self) -> dict[str, Any]:
+        """What `include_details` adds."""
+        sizes, note = self._running.image_sizes, self._running.selection
+        return {
+            "image_sizes": told_sizes(sizes),
+            "points": told_points(self.texts[0], sizes, with_places=True),
+            "selection": None if note is None else note.told(),
         }
 
     def usage(self) -> dict[str, int]:
@@ -83,6 +89,7 @@ class Reply:
     def events(self, piece: Piece) -> str:
         """What a stream sends for a piece; may be empty."""
         sent = ""
+        self.texts[piece.choice] += piece.text
         log_probs = self._told_log_probs(piece)
         if not self._has_begun[piece.choice]:
             self._has_begun[piece.choice] = True
@@ -96,9 +103,11 @@ class Reply:
     def last_events(self) -> str:
         """What ends a stream."""
         options = self._request.stream_options
-        if options is None or not options.include_usage:
-            return DONE
-        return _line({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": self.usage()}) + DONE
+        head = {**self._head, "object": "chat.completion.chunk", "choices": []}
+        sent = _line({**head, "olmo": self._details()}) if self._request.include_details else ""
+        if options is not None and options.include_usage:
+            sent += _line({**head, "usage": self.usage()})
+        return sent + DONE
 
     def _event(
         self,

@@ -91,6 +91,9 @@ class ServeConfig(BaseConfig):
     allowed_hosts: list[str] = field(default_factory=list)
     """Names that the Host header may give; empty: those of this machine where `host` is its own address, else any."""
 
+    page: bool = True
+    """Show the web page at `/`."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.port <= 65535:

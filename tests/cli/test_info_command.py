@@ -91,3 +91,13 @@ def test_a_video_model(molmo, tiny, tiny_video):
     facts, plain = (json.loads(molmo("info", folder, "--json").out) for folder in (tiny_video, tiny))
     assert facts["model_name"] == "video_olmo"
     assert (facts["parameters"], facts["picture_tokens"]) == (plain["parameters"], plain["picture_tokens"])
+
+
+def test_the_family_is_known_without_a_source_tree(molmo, monkeypatch):
+    """An installed package has no `configs` beside it."""
+    beside = find_config("molmo-1b").asdict()
+    monkeypatch.setattr("olmo.cli.model_config.PRESET_FOLDERS", ())
+    assert preset_files() == {}
+    assert find_config("Molmo_1B").asdict() == beside
+    assert find_config("videoolmo-7b", ["max_frames=4"]).asdict()["max_frames"] == 4
+    assert "molmo-72b" in molmo("info", "molmo-9b").err

@@ -93,6 +93,21 @@ def test_lengths_of_their_own_and_drawn_answers(engine: ContinuousEngine, model:
         assert listener.ids() == out.token_ids[0, : len(listener.ids())].tolist()
 
 
+def test_the_row_of_a_prompt_is_told_before_its_first_piece(engine: ContinuousEngine, model: Molmo) -> None:
+    heard, listeners = [], []
+    for number, request in enumerate(requests(5)):
+        listener = Listener()
+        question = Question(
+            prepared(model, request), {"max_new_tokens": 2},
+            on_prompt=lambda aux, row, k=number, at=listener: heard.append((k, dict(aux), row, len(at.pieces))),
+        )  # fmt: skip
+        engine.submit(question, listener)
+        listeners.append(listener)
+    assert all(listener.wait().finish() is not None for listener in listeners)
+    assert sorted(k for k, *_ in heard) == list(range(5)), "each is told once"
+    assert all(aux == {} and 0 <= row < 3 and n_pieces == 0 for _, aux, row, n_pieces in heard)
+
+
 def test_several_answers_to_one_request(engine: ContinuousEngine) -> None:
     listener = ask(engine, requests(2)[1], n=3, do_sample=True, seed=7, max_new_tokens=8).wait()
     texts = [listener.text(choice) for choice in range(3)]

@@ -14,7 +14,7 @@ MAX_FORWARD_LINES = 40
 DATA_TABLES: set[str] = set()
 """Files that hold data alone and may be longer. There are none today; name a file here, not a folder."""
 
-FOLDERS = ("olmo", "scripts", "benchmarks", "examples", "tests")
+FOLDERS = ("olmo", "scripts", "benchmarks", "examples", "integrations", "tests")
 
 
 def python_files() -> list[Path]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from olmo.exceptions import OLMoInputError
 from olmo.preprocessing import points
-from olmo.preprocessing.points import Point, from_pixels, parse, to_pixels
+from olmo.preprocessing.points import Point, from_pixels, parse, parse_tags, to_pixels
 
 
 def places(text: str) -> list[tuple[float, float]]:
@@ -166,6 +166,32 @@ def test_parse_never_raises_and_stays_in_range(text: str) -> None:
     for point in parse(text):
         assert 0 <= point.x <= 100
         assert 0 <= point.y <= 100
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('a <point x="1" y="2">b</point> c', ['<point x="1" y="2">b</point>']),
+        ('<points x1="1" y1="2" alt="b">b</points ><POINT x=3 y=4>', ['<points x1="1" y1="2" alt="b">b</points >',
+         "<POINT x=3 y=4>"]),
+        ('a <point x="1" y="2">b c', ['<point x="1" y="2">']),
+        ('a <point x="1" y="2', ['<point x="1" y="2']),
+        ('<point x="1" y="2">b</point c > d', ['<point x="1" y="2">b</point']),
+        ('<point x="500" y="2">b</point>', ['<point x="500" y="2">b</point>']),
+        ("</point> a < point", []),
+    ],
+)  # fmt: skip
+def test_tags_are_found_where_they_stand(text: str, wanted: list[str]) -> None:
+    tags = parse_tags(text)
+    assert [text[tag.start : tag.end] for tag in tags] == wanted
+    assert [point for tag in tags for point in tag.points] == parse(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(fragments | st.text(max_size=5), max_size=40).map("".join))
+def test_tags_never_overlap(text: str) -> None:
+    ends = [0, *(place for tag in parse_tags(text) for place in (tag.start, tag.end)), len(text)]
+    assert ends == sorted(ends)
 
 
 def test_hostile_numbers_do_not_raise() -> None:

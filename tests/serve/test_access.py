@@ -11,19 +11,21 @@ from olmo.exceptions import OLMoConfigurationError
 from olmo.models.molmo.molmo import Molmo
 from olmo.serve import access
 from olmo.serve.access import checked_key, read_key
+from olmo.serve.page_files import PAGE_ROUTES
 
 KEY = "a-key-of-many-letters"
 ROUTES = [
     ("GET", "/ready"), ("GET", "/metrics"), ("GET", "/v1/models"), ("GET", "/v1/models/tiny"), ("GET", "/openapi.json"),
-    ("POST", "/v1/chat/completions"), ("POST", "/v1/points"), ("GET", "/no/such/route"), ("GET", "/"),
+    ("POST", "/v1/chat/completions"), ("POST", "/v1/points"), ("GET", "/no/such/route"), ("GET", "/page/other.js"),
 ]  # fmt: skip
 
 
-def test_every_route_but_health_wants_the_key(model: Molmo) -> None:
+def test_every_route_but_health_and_the_page_wants_the_key(model: Molmo) -> None:
     with serving(model, KEY) as server:
         known = {(method, route.path) for route in server.server.config.app.routes for method in route.methods}
         asked = {(method, path.replace("/tiny", "/{model_id:path}")) for method, path in ROUTES}
-        assert {(m, p) for m, p in known if m != "HEAD"} - asked == {("GET", "/health")}, "a route that is not tried"
+        opened = {(m, p) for m, p in known if m != "HEAD"} - asked
+        assert opened == {("GET", path) for path in ("/health", *PAGE_ROUTES)}, "a route that is not tried"
         wrong: list[dict[str, str]] = [
             {}, {"Authorization": KEY}, {"Authorization": f"Basic {KEY}"}, {"Authorization": "Bearer"},
             {"Authorization": f"Bearer {KEY}x"}, {"Authorization": f"Bearer {KEY[:-1]}"},
@@ -33,7 +35,8 @@ def test_every_route_but_health_wants_the_key(model: Molmo) -> None:
                 answer = server.client.request(method, path, headers=headers)
                 assert error_of(answer, 401)["code"] == "invalid_api_key"
                 assert answer.headers["www-authenticate"] == "Bearer" and KEY not in answer.text
-        assert server.client.get("/health").status_code == 200
+        for path in ("/health", *PAGE_ROUTES):
+            assert server.client.get(path).status_code == 200 and KEY not in server.client.get(path).text
         right = {"Authorization": f"Bearer {KEY}"}
         assert server.client.get("/v1/models", headers=right).status_code == 200
         assert server.client.post("/v1/chat/completions", json=question(), headers=right).status_code == 200

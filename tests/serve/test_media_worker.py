@@ -9,8 +9,9 @@ import pytest
 from local_server import picture_bytes
 from PIL import Image
 
+from olmo.exceptions import OLMoError
 from olmo.preprocessing.image import load_image
-from olmo.serve.media_worker import decode, read_message, write_message
+from olmo.serve.media_worker import decode, read_message, told_message, write_message
 
 
 def ask(data: bytes, max_pixels: int = 10**6) -> tuple[dict[str, object], memoryview]:
@@ -76,6 +77,19 @@ def test_mutated_files_are_pixels_or_an_error() -> None:
             found, pixels = ask(changed.tobytes())
             assert found["ok"] in (True, False)
             assert len(pixels) == (np.prod(found["shape"]) if found["ok"] else 0)
+
+
+def test_no_address_of_memory_is_told() -> None:
+    """What Pillow and FFmpeg say may name objects by where they lie, which is half of an attack."""
+    told = told_message(
+        OLMoError("cannot identify image file <_io.BytesIO object at 0x7fc7ac6e99e0>, mp4 @ 0x55d0c1a2")
+    )
+    assert told == "cannot identify image file (...), mp4 @ (...)"
+    assert len(told_message(OLMoError("x" * 10_000))) <= 400
+    request = {"kind": "video", "max_pixels": 10**6, "timeout_s": 9.0, "max_bytes": 10**6}
+    for start in (b"GIF89a", b"\x89PNG\r\n\x1a\n", b"RIFF\x00\x00\x00\x00WEBP"):
+        found, _ = decode(request, start + b"\xff" * 100)
+        assert found["ok"] is False and found["message"] and "0x" not in str(found["message"])
 
 
 def test_want_of_memory_is_an_error_of_size(monkeypatch: pytest.MonkeyPatch) -> None:

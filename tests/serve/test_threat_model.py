@@ -40,4 +40,6 @@ def test_the_table_of_limits_is_that_of_the_configuration() -> None:
     for field in dataclasses.fields(ServeConfig):
         value = getattr(ServeConfig(), field.name)
         wanted[field.name] = "none" if value in (None, []) else f"{value:g}" if isinstance(value, float) else str(value)
+        if isinstance(value, bool):
+            wanted[field.name] = str(value).lower()
     assert shown == wanted

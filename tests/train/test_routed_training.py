@@ -36,9 +36,9 @@ def test_the_bias_moves_by_its_rate_and_is_part_of_the_checkpoint(recipe: Path, 
     straight = build_trainer(recipe, [*ROUTED, f"run_dir={tmp_path / 'straight'}"])
     straight.fit()
     found = biases(straight.task.module)
-    assert len(found) == 2
+    assert len(found) == 2 and any(bias.abs().sum() > 0 for bias in found)
     for bias in found:  # six steps of 0.01 up, down or not at all
-        assert bias.abs().sum() > 0 and torch.allclose(bias / 0.01, (bias / 0.01).round(), atol=1e-4)
+        assert torch.allclose(bias / 0.01, (bias / 0.01).round(), atol=1e-4)
         assert bias.abs().max() <= 0.06 + 1e-6
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from olmo.exceptions import OLMoInputError
-from olmo.models.flops import Flops, forward_flops, llm_flops, vit_flops
+from olmo.models.flops import PARTS, Flops, forward_flops, llm_flops, vit_flops
 from olmo.models.he_molmo.he_molmo_config import Encode, Granularity, HeMolmoConfig, ScorerType
 from olmo.models.he_molmo.token_scorer import TokenScorer
 from olmo.models.he_molmo.token_selector import kept_counts, n_kept
@@ -93,6 +93,27 @@ def prompt_cost(
         scorer=scorer,
         kv_bytes=kv_bytes(config.llm, n_tokens, bytes_per_number),
     )
+
+
+def flops_by_part(
+    config: MolmoConfig, width: int, height: int, *, n_text_tokens: int
+) -> dict[str, tuple[float, float]]:
+    """What selection does to the operations of a prompt: `(with it, without it)` by part and in `total`.
+
+    Args:
+        config: a HeMolmo with its ratio. Without it every token stays and none is scored.
+        width: of the picture, in pixels.
+        height: likewise.
+        n_text_tokens: as in `prompt_cost`.
+
+    Raises:
+        OLMoInputError: the model takes no pictures.
+    """
+    chosen = prompt_cost(config, width, height, n_text_tokens=n_text_tokens)
+    every = {"selection_ratio": 1.0, "encode": Encode.all_crops} if isinstance(config, HeMolmoConfig) else {}
+    whole = prompt_cost(config.replace(**every), width, height, n_text_tokens=n_text_tokens).flops
+    parts = {part: (float(getattr(chosen.flops, part)), float(getattr(whole, part))) for part in PARTS}
+    return {**parts, "scorer": (chosen.scorer, 0.0), "total": (chosen.total, whole.total)}
 
 
 def scorer_flops(config: HeMolmoConfig, n_tokens: int, n_crops: int, n_question: int) -> float:

@@ -6,7 +6,7 @@ drawing to `viz.selection`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,15 +73,37 @@ def kept_patches(
     Raises:
         OLMoInputError: there is no picture. Crops and frames that were left out before have no tokens.
     """
-    pictures = _pictures(inputs)
-    if aux is None or "selection_mask" not in aux or not pictures:
+    sizes = [(int(picture.shape[1]), int(picture.shape[0])) for picture in _pictures(inputs)]
+    return kept_on_sizes(aux, inputs, sizes, config, row)
+
+
+def kept_on_sizes(
+    aux: Aux | None,
+    inputs: Mapping[str, Any],
+    sizes: Sequence[tuple[int, int]],
+    config: HeMolmoConfig,
+    row: int = 0,
+) -> list[TokensOnPicture]:
+    """What `kept_patches` tells, of pictures or frames of which only the sizes are known.
+
+    Args:
+        aux: as in `kept_patches`, like `config` and `row`.
+        inputs: the unbatched example, as the preprocessor of the model returned it.
+        sizes: width and height of each picture or frame, in pixels.
+        config: see there.
+        row: see there.
+
+    Raises:
+        OLMoInputError: there is no picture.
+    """
+    if aux is None or "selection_mask" not in aux or not sizes:
         raise OLMoInputError("nothing was chosen: the example shows no picture")
     scores = _array(aux["selection_scores"][row])
     is_real = np.isfinite(scores)
     crops, places = (_array(aux[name][row])[is_real] for name in ("selection_crops", "selection_places"))
     is_kept, scores = _array(aux["selection_mask"][row])[is_real], scores[is_real]
     shown, first = [], 0
-    for views in _views(inputs, pictures, places, crops, config):
+    for views in _views(inputs, sizes, places, crops, config):
         parts = [crops == first + number for number in range(len(views))]
         boxes = [token_boxes(view, places[part]) for view, part in zip(views, parts, strict=True)]
         order = np.concatenate([part.nonzero()[0] for part in parts])
@@ -134,12 +156,15 @@ def _pictures(inputs: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _views(
-    inputs: Mapping[str, Any], pictures: list[np.ndarray], places: np.ndarray, crops: np.ndarray, config: HeMolmoConfig
+    inputs: Mapping[str, Any],
+    sizes: Sequence[tuple[int, int]],
+    places: np.ndarray,
+    crops: np.ndarray,
+    config: HeMolmoConfig,
 ) -> list[list[CropView]]:
     """The crops of each picture or frame."""
     spec, facts = config.image_spec, _array(inputs["frame_facts"])
     assert spec is not None, "there are pictures"
-    sizes = [(int(picture.shape[1]), int(picture.shape[0])) for picture in pictures]
     if (facts[:, 0] < 0).all():
         return [picture_views(size, spec, config.mm_preprocessor) for size in sizes]
     views = []

@@ -7,7 +7,7 @@ Source: the indexes of the released 7B-D and MolmoE-1B repositories.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
@@ -21,6 +21,7 @@ from olmo.nn.vision_config import ImagePooling, ImageProjector, MolmoVisionBackb
 Names = Iterator[tuple[str, str]]
 """Pairs (our name, released name) of tensors that are stored alike."""
 
+_PARTS_OF_MOLMO = ("llm.", "vision_backbone.")
 _TRANSFORMER, _VISION = "model.transformer", "model.vision_backbone"
 _HAS_ATTENTION_POOLING = (ImagePooling.attention_meanq, ImagePooling.attention, ImagePooling.attention_2wide)
 
@@ -52,6 +53,11 @@ def hf_export_rules(config: MolmoConfig) -> list[WeightRule]:
         for ours, parts in _fused_names(config.vision_backbone):
             rules += [WeightRule(part, (ours,), partial(_third_of_rows, index=i)) for i, part in enumerate(parts)]
     return rules
+
+
+def further_names(names: Iterable[str]) -> Names:
+    """Names of what a variant has besides a Molmo, of all of its tensors; none is in a released model."""
+    yield from ((name, f"model.{name}") for name in names if not name.startswith(_PARTS_OF_MOLMO))
 
 
 def _block_names(llm: LlmConfig, layer: int) -> Names:

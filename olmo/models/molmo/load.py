@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +16,12 @@ import torch
 from olmo.checkpoint.hf import load_by_rules, save_by_rules
 from olmo.checkpoint.native import load_checkpoint
 from olmo.checkpoint.tensor_source import SafetensorsSource
+from olmo.checkpoint.weight_rules import WeightRule
 from olmo.config import apply_overrides, read_config_file
 from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
 from olmo.io import resolve_model_folder
 from olmo.models.base import ModelBase
-from olmo.models.molmo.hf import hf_export_rules, hf_weight_rules
+from olmo.models.molmo.hf import further_names, hf_export_rules, hf_weight_rules
 from olmo.models.molmo.hf_config import config_values_from_hf, hf_config_from, hf_preprocessor_config_from
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.quantize import quantization_config, wide_tensors
@@ -34,6 +35,8 @@ M = TypeVar("M", bound=ModelBase)
 _PARTS_OF_MOLMO = ("llm", "vision_backbone")
 _SEED_OF_NEW_PARTS = 0
 _PROCESSOR_FILE = "preprocessor_config.json"
+_VARIANT = "olmo_config"
+"""Field of `config.json` with the whole configuration of a variant, of which the released schema has a part."""
 
 
 def load_molmo(
@@ -73,12 +76,13 @@ def load_molmo(
     if config.quantization is not None and saved is None:
         wide = wide_tensors(instance, config.quantization, wanted, device)
     # A variant that starts from a Molmo: what a Molmo has not is drawn anew.
-    new = _taken_out(instance) if not is_native or _is_molmo(folder) else {}
+    new = _taken_out(instance) if _is_molmo(folder) else {}
     unbiased = [] if is_native and _has_router_bias(folder) else _without_router_bias(instance)
     if is_native:
-        load_checkpoint(instance, folder, dtype=wanted, device=device, wide=wide)
+        load_checkpoint(instance, folder, dtype=wanted, device=device, wide=wide, passed_over=instance.unread_weights())
     else:
         source, rules = SafetensorsSource(folder), hf_weight_rules(config)
+        rules += [WeightRule(ours, (theirs,)) for ours, theirs in further_names(instance.state_dict())]
         load_by_rules(instance, source, rules, dtype=wanted, device=device, wide=wide)
     generator = torch.Generator().manual_seed(_SEED_OF_NEW_PARTS)
     for name, part in new.items():
@@ -139,7 +143,23 @@ def _without_router_bias(model: ModelBase) -> list[RoutedMlp]:
 
 
 def _is_molmo(folder: Path) -> bool:
-    return read_config_file(folder).get("model_name", MolmoConfig.model_name) == MolmoConfig.model_name
+    return stored_model_name(folder) == MolmoConfig.model_name
+
+
+def stored_model_name(folder: Path) -> str:
+    """The `model_name` of a model folder of either layout; a folder without a configuration counts as a Molmo's.
+
+    Raises:
+        OLMoCheckpointError: `config.json` is damaged.
+        OLMoConfigurationError: `config.yaml` is.
+    """
+    if (folder / "config.yaml").is_file():
+        values: Mapping[str, Any] = read_config_file(folder)
+    elif (folder / "config.json").is_file():
+        values = _read_json(folder / "config.json").get(_VARIANT) or {}
+    else:
+        values = {}
+    return str(values.get("model_name", MolmoConfig.model_name))
 
 
 def _taken_out(model: ModelBase) -> dict[str, Any]:
@@ -157,10 +177,13 @@ def released_config(cls: type[ModelBase], folder: Path, overrides: Sequence[str]
     Raises:
         OLMoCheckpointError: a file is damaged, or the model is of another kind.
     """
-    processor = folder / _PROCESSOR_FILE
-    values = config_values_from_hf(
-        _read_json(folder / "config.json"), _read_json(processor) if processor.is_file() else None
-    )
+    processor, released = folder / _PROCESSOR_FILE, _read_json(folder / "config.json")
+    variant = released.get(_VARIANT)
+    if variant is not None and cls.config_class is not MolmoConfig:
+        config = cls.config_class.from_dict(variant, overrides)
+        config.source_dir = folder.resolve()
+        return config
+    values = config_values_from_hf(released, _read_json(processor) if processor.is_file() else None)
     if cls.config_class is MolmoConfig:
         config = MolmoConfig.from_dict(values, overrides)
     else:
@@ -169,8 +192,19 @@ def released_config(cls: type[ModelBase], folder: Path, overrides: Sequence[str]
     return config
 
 
-def save_molmo(model: ModelBase, path: str | Path) -> None:
-    """See `ModelBase.save_pretrained_hf`.
+def save_molmo(
+    model: ModelBase,
+    path: str | Path,
+    further_config: Mapping[str, Any] | None = None,
+    write_more: Callable[[Path], None] | None = None,
+) -> None:
+    """See `ModelBase.save_pretrained_hf`. Of a variant all of its parts are written, those that no Molmo has as well.
+
+    Args:
+        model: what to write.
+        path: folder.
+        further_config: fields to set in `config.json`.
+        write_more: is called with the folder once the files of the tokenizer are in it.
 
     Raises:
         OLMoCheckpointError: the released layout has no place for something in this model, or the folder holds files
@@ -188,9 +222,15 @@ def save_molmo(model: ModelBase, path: str | Path) -> None:
             (folder / _PROCESSOR_FILE).write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
         with contextlib.suppress(OLMoConfigurationError):  # weights without a tokenizer at hand are still weights
             model.tokenizer.save(folder)
+        if write_more is not None:
+            write_more(folder)
 
-    config_json = hf_config_from(model.config, str(model.dtype).removeprefix("torch."))
-    save_by_rules(model, hf_export_rules(model.config), path, config_json, write_extra)
+    config_json = hf_config_from(model.config, str(model.dtype).removeprefix("torch.")) | dict(further_config or {})
+    rules = hf_export_rules(model.config)
+    rules += [WeightRule(theirs, (ours,)) for ours, theirs in further_names(model.state_dict())]
+    if model.config.model_name != MolmoConfig.model_name:
+        config_json[_VARIANT] = model.config.asdict()
+    save_by_rules(model, rules, path, config_json, write_extra)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -82,6 +82,10 @@ class AnimationSource(VideoSource):
             return Image.open(io.BytesIO(data), formats=FORMATS)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise OLMoInputError(f"{self.name} is too large: {error}; make it smaller") from None
+        except Image.UnidentifiedImageError:  # its message is about the object that holds the bytes
+            raise OLMoInputError(
+                f"{self.name} is a damaged or truncated animation; copy or download it again"
+            ) from None
         except Exception as error:  # a decoder may raise anything on hostile bytes
             raise OLMoInputError(
                 f"{self.name} is a damaged or truncated animation ({error}); copy or download it again"

@@ -194,7 +194,11 @@ class LanguageTask:
     def of_routers(self, out: OLMoOutput, batch: Batch) -> Tally:
         """What the routers add to the loss, and how they share out the tokens."""
         weight, aux = self.weight(batch), out.aux or {}
-        return {name: (aux[name].detach().float() * weight, weight) for name in ROUTER_TALLIES if name in aux}
+        return {
+            name: (aux[name].detach().float() * weight, weight)
+            for name in ROUTER_TALLIES
+            if name in aux and name in self.tally_names
+        }
 
     @torch.no_grad()
     def by_source(self, logits: torch.Tensor, batch: Batch) -> Tally:
