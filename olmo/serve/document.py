@@ -44,11 +44,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "Model": _MODEL,
     "Models": _object(object={"const": "list"}, data=_list(_MODEL)),
     "Status": _object(status=_TEXT),
+    "Event": _object(data=_TEXT),
 }
 """Schemas of what is answered, by name."""
 
 _ANSWERS: dict[str, dict[str, str | None]] = {
-    "/v1/chat/completions": {_JSON: "ChatCompletion", _EVENTS: None},
+    "/v1/chat/completions": {_JSON: "ChatCompletion", _EVENTS: "Event"},
     "/v1/points": {_JSON: "Points"},
     "/v1/models": {_JSON: "Models"},
     "/v1/models/{model_id}": {_JSON: "Model"},
