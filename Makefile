@@ -20,7 +20,7 @@ TORCH := torch==2.13.0
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt "$(TORCH)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo train-debug test test-acceptance check format eval-nano bench test-vllm
+.PHONY: help demo train-debug test test-acceptance check format eval-nano bench test-vllm docs dist
 
 help:
 	@echo "make demo             install, ask the bundled model about a picture, draw its points"
@@ -30,6 +30,8 @@ help:
 	@echo "make check            style, types, import layers"
 	@echo "make format           let ruff rewrite what it can"
 	@echo "make eval-nano        measure the bundled model on 500 unseen scenes"
+	@echo "make docs             the docs as a site, in site/; a broken link is an error"
+	@echo "make dist             sdist and wheel, in dist/"
 	@echo "make bench            benchmarks, quick by default (BENCH_ARGS= for full runs)"
 	@echo "make test-vllm        answers of exported models in vLLM against ours; installs vLLM for CPUs, 3.4 GB"
 
@@ -51,6 +53,10 @@ $(BIN)/python:
 .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e ".[test,dev]"
 	@touch $@ .venv/.installed .venv/.installed-test
+
+.venv/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[docs]"
+	@touch $@ .venv/.installed
 
 # The bundled model is too small to share out; on a busy machine threads would only wait for one another.
 demo: .venv/.installed
@@ -77,6 +83,13 @@ format: .venv/.installed-dev
 
 eval-nano: .venv/.installed
 	$(BIN)/python benchmarks/nano.py --save
+
+# The site's theme tells of the end of MkDocs 1 at each build; docs/log.md has what was decided.
+docs: .venv/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+dist: .venv/.installed-dev
+	$(BIN)/python -m build --outdir dist
 
 bench: .venv/.installed-test
 	@for script in decode prefill preprocess train_step; do \

@@ -23,9 +23,13 @@ from PIL import Image
 
 from olmo.data.scenes.art import ConceptSet, concepts
 from olmo.data.scenes.signs import WORDS
+from olmo.models.auto import model_class
 from olmo.models.bundled import BUNDLED_MODEL
+from olmo.models.fits import needed_bytes
+from olmo.models.he_molmo.cost import prompt_cost
 from olmo.models.info import ModelInfo, model_info
 from olmo.models.molmo.molmo_config import MolmoConfig
+from olmo.models.presets import MODEL_PRESETS, preset
 from olmo.nn.llm_presets import LLM_PRESETS
 from olmo.train.optim.adamw import component_configs
 from olmo.train.train_config import TrainConfig, TrainTaskName
@@ -41,6 +45,11 @@ NANO_MODELS = (BUNDLED_MODEL, NANO_CONFIG.name, "molmo-nano-video")
 
 RECIPES = ROOT / "configs"
 NOT_MEASURED = "Not measured yet: `make eval-nano` writes the figures that this table is made from."
+
+CHOOSING_PICTURE, CHOOSING_TEXT = (1024, 1024), 64
+"""Picture, width and height in pixels, and tokens of text that operations are told for."""
+
+NOT_RUN = "weights not run here"
 
 _STAGE = re.compile(r"# Stage (\d+) of molmo-nano:")
 _TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -90,6 +99,36 @@ def models_table() -> str:
         for name, llm, i, state in infos
     ]
     return table(header, rows)
+
+
+def choosing_table() -> str:
+    """The family: sizes, memory to answer, arithmetic of one question about one picture, and what was measured."""
+    header = ("Model", "Parameters", "Active", "fp32", "bf16", "int8", "Operations", "Measured here")
+    rows = [choosing_row(BUNDLED_MODEL, nano_config(), measured_nano())]
+    rows += [choosing_row(name, preset(name), NOT_RUN) for name in MODEL_PRESETS]
+    width, height = CHOOSING_PICTURE
+    source = (
+        "Memory: weights, cache of one full context, a tenth on top (`molmo doctor`). Operations: reading one picture "
+        f"of {width} x {height} px and {CHOOSING_TEXT} tokens of text, before the first new token. Both are arithmetic."
+    )
+    return f"{table(header, rows)}\n\n{source}"
+
+
+def choosing_row(name: str, config: MolmoConfig, measured: str) -> tuple[str, ...]:
+    """What a model needs and costs."""
+    info = model_info(config, model_class(config.model_name))
+    needs = needed_bytes(info)
+    cost = prompt_cost(config, *CHOOSING_PICTURE, n_text_tokens=CHOOSING_TEXT)
+    memory = (gibibytes(needs[form]) for form in ("fp32", "bf16", "int8"))
+    return (name, size(info.n_params), size(info.n_active_params), *memory, f"{cost.total / 1e12:.3g} T", measured)
+
+
+def measured_nano() -> str:
+    """Accuracy of the bundled model in the tasks that people ask for first."""
+    if not RESULT.is_file():
+        return NOT_RUN
+    tasks = json.loads(RESULT.read_text(encoding="utf-8"))["tasks"]
+    return ", ".join(f"{task} {percent(tasks[task]['accuracy'])}" for task in ("naming", "counting", "reading"))
 
 
 def nano_sizes() -> str:
@@ -215,6 +254,7 @@ def picture() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "picture": picture,
     "models": models_table,
+    "choosing": choosing_table,
     "nano sizes": nano_sizes,
     "nano training": nano_training,
     "nano results": nano_results,
@@ -233,7 +273,8 @@ def filled(text: str) -> str:
 
 def pages() -> list[Path]:
     """Pages that may hold tables."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    docs = ROOT / "docs"
+    return [ROOT / "README.md", *sorted(docs.glob("*.md")), *sorted((docs / "guides").glob("*.md"))]
 
 
 def stale_pages() -> list[str]:

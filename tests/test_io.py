@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import filter_repo_objects
 
 import olmo.io
 from olmo.exceptions import OLMoCheckpointError
@@ -114,6 +115,23 @@ def test_a_wrong_path_is_not_looked_for_on_the_hub(name, monkeypatch):
     else:
         with pytest.raises(OLMoCheckpointError, match="no such folder"):
             resolve_model_folder(name)
+
+
+def test_neither_code_nor_pickles_are_taken_from_the_hub(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(olmo.io, "snapshot_download", lambda name, **options: asked.update(options) or str(tmp_path))
+    resolve_model_folder("owner/name")
+    data = ["config.json", "model-00001-of-2.safetensors", "merges.txt", "config.yaml"]
+    others = [
+        "modeling_molmo.py",
+        "model.pt",
+        "pytorch_model.bin",
+        "optimizer.pkl",
+        "tokenizer.model",
+        "lib.so",
+        "a.h5",
+    ]
+    assert list(filter_repo_objects([*others, *data], allow_patterns=asked["allow_patterns"])) == data
 
 
 class Response:

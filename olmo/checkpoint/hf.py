@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from olmo.checkpoint.module_tensors import LoadReport, ModuleTensors, WideTensor, own_memory
+from olmo.checkpoint.module_tensors import Device, LoadReport, ModuleTensors, WideTensor, own_memory
 from olmo.checkpoint.tensor_source import INDEX_FILE, WEIGHTS_FILE, TensorSource
 from olmo.checkpoint.weight_rules import WeightRule, join_rows
 from olmo.exceptions import OLMoCheckpointError
@@ -32,7 +32,7 @@ def load_by_rules(
     source: TensorSource,
     rules: Sequence[WeightRule],
     dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
+    device: Device = None,
     strict: bool = True,
     wide: Mapping[str, WideTensor] | None = None,
 ) -> LoadReport:
@@ -45,7 +45,7 @@ def load_by_rules(
         source: published tensors.
         rules: layout; targets are names in `module`, sources names in `source`.
         dtype: data type of floating point tensors that are on the meta device; None keeps the published one.
-        device: device of tensors that are on the meta device; None is the CPU.
+        device: device of tensors that are on the meta device, or of each by its name; None is the CPU.
         strict: raise where something does not fit; otherwise load what fits and report the rest.
         wide: targets that the module keeps in another form, by name.
 

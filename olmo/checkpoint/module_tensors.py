@@ -17,12 +17,20 @@ from olmo.exceptions import OLMoCheckpointError
 
 Shape = tuple[int, ...]
 
+Device = torch.device | str | Callable[[str], torch.device | str] | None
+"""Where tensors are made: one device, or that of each by its name; None is the CPU."""
+
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
 
 def plain_name(name: str) -> str:
     """The name of a tensor without what `torch.compile`, activation checkpointing and FSDP1 put into it."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def device_for(name: str, device: Device) -> torch.device | str:
+    """The device of the tensor called `name`."""
+    return device(name) if callable(device) else device or "cpu"
 
 
 @dataclass(frozen=True)
@@ -132,9 +140,7 @@ class ModuleTensors:
             mismatched=tuple(sorted(mismatched)),
         )
 
-    def place(
-        self, name: str, saved_dtype: torch.dtype, dtype: torch.dtype | None, device: torch.device | str | None
-    ) -> Tensor:
+    def place(self, name: str, saved_dtype: torch.dtype, dtype: torch.dtype | None, device: Device) -> Tensor:
         """The tensor to write new values of `name` into; one on the meta device is made here.
 
         Args:
@@ -155,7 +161,7 @@ class ModuleTensors:
                     "loading"
                 )
             wanted = dtype if dtype is not None and saved_dtype.is_floating_point else saved_dtype
-            made = torch.empty(tensor.shape, dtype=wanted, device=device or "cpu")
+            made = torch.empty(tensor.shape, dtype=wanted, device=device_for(name, device))
             tensor = self._replace(first, made)
         return tensor.detach()
 

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from olmo.checkpoint.distributed_state import fill_module, is_fsdp1, is_split, module_state, unwrapped
 from olmo.checkpoint.manifest import COMPLETE, Manifest
-from olmo.checkpoint.module_tensors import LoadReport, ModuleTensors, Shape, WideTensor, own_memory
+from olmo.checkpoint.module_tensors import Device, LoadReport, ModuleTensors, Shape, WideTensor, own_memory
 from olmo.checkpoint.processes import Processes
 from olmo.checkpoint.shards import MAX_SHARD_BYTES, read_shards, shapes_and_dtypes, write_shards
 from olmo.checkpoint.store import FolderStore, write_checkpoint
@@ -91,7 +91,7 @@ def load_checkpoint(
     path: str | Path,
     strict: bool = True,
     dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
+    device: Device = None,
     wide: Mapping[str, WideTensor] | None = None,
     passed_over: Sequence[str] = (),
 ) -> LoadReport:
@@ -104,7 +104,7 @@ def load_checkpoint(
         path: folder that `save_checkpoint` wrote.
         strict: raise where a name or a shape does not fit; otherwise load what fits and report the rest.
         dtype: data type of floating point tensors that are on the meta device; None keeps the saved one.
-        device: device of tensors that are on the meta device; None is the CPU.
+        device: device of tensors that are on the meta device, or of each by its name; None is the CPU.
         wide: saved tensors that the module keeps in another form, by name.
         passed_over: beginnings of names of saved tensors to leave where they are.
 

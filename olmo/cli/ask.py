@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -20,6 +23,8 @@ from olmo.cli.video_answer import VideoAnswer
 from olmo.cli.video_options import VideoChoices
 from olmo.cli.videos import has_video_name
 from olmo.exceptions import OLMoError, OLMoInputError
+from olmo.models.tensor_parallel import leave_processes
+from olmo.torch_util import launch_facts
 
 SAVE_SELECTION = "--save-selection"
 
@@ -59,6 +64,10 @@ def ask(
         typer.Option(help="Write the pictures or frames with the tokens that a HeMolmo kept; one question, no folder."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object (a folder: one a line).")] = False,
+    tensor_parallel: Annotated[
+        bool,
+        typer.Option("--tensor-parallel", help="Answer together with the other processes that torchrun started."),
+    ] = False,
     video: VideoChoices,
 ) -> None:
     """Ask a question about pictures or a video."""
@@ -69,14 +78,36 @@ def ask(
         _check_target(save, paths, is_album, "--save")
     if save_selection is not None:
         _check_selection_target(save_selection, save, paths, is_album)
-    if is_album:
-        _refuse_video_options(video)
-        _ask_each(pictures_in(paths[0]), question, choices, save, as_json)
-    else:
-        subject = open_subject(paths, video)
-        if save_selection is not None:
-            require_he_molmo(choices, "--save-selection")
-        _ask_once(subject, question, choices, video, Targets(save, save_selection), as_json)
+    targets = Targets(save, save_selection)
+    with _one_voice(tensor_parallel) as is_heard:
+        if not is_heard:
+            targets = Targets(None, None)
+        if is_album:
+            _refuse_video_options(video)
+            session = Session(choices, tensor_parallel=tensor_parallel)
+            _ask_each(session, pictures_in(paths[0]), question, targets.answer, as_json)
+        else:
+            subject = open_subject(paths, video)
+            if save_selection is not None:
+                require_he_molmo(choices, "--save-selection")
+            if not subject.videos:
+                _refuse_video_options(video)
+            session = Session(choices, video if subject.videos else None, tensor_parallel)
+            _ask_once(session, subject, question, targets, as_json)
+
+
+@contextmanager
+def _one_voice(tensor_parallel: bool) -> Iterator[bool]:
+    """Of several processes that answer together only the first prints; yields whether this one does."""
+    if not tensor_parallel:
+        yield True
+        return
+    is_heard = launch_facts().rank == 0
+    try:
+        with nullcontext() if is_heard else redirect_stdout(io.StringIO()):
+            yield is_heard
+    finally:
+        leave_processes()
 
 
 def _check_usage(paths: list[str], question: str, video: VideoChoices) -> None:
@@ -116,12 +147,7 @@ def _refuse_video_options(video: VideoChoices) -> None:
         raise typer.BadParameter("there is no video that this could be about", param_hint=", ".join(names))
 
 
-def _ask_once(
-    subject: Subject, question: str, choices: Choices, video: VideoChoices, targets: Targets, as_json: bool
-) -> None:
-    if not subject.videos:
-        _refuse_video_options(video)
-    session = Session(choices, video if subject.videos else None)
+def _ask_once(session: Session, subject: Subject, question: str, targets: Targets, as_json: bool) -> None:
     prepared = session.prepare(question, subject)
     text, selection = session.answer(prepared, None if as_json else _show)
     answer: Answer | VideoAnswer
@@ -140,9 +166,8 @@ def _ask_once(
         typer.echo(answer.save(targets.answer), err=True)
 
 
-def _ask_each(pictures: list[Path], question: str, choices: Choices, save: Path | None, as_json: bool) -> None:
+def _ask_each(session: Session, pictures: list[Path], question: str, save: Path | None, as_json: bool) -> None:
     """One line an answer; a picture that cannot be read is reported and the others are answered."""
-    session = Session(choices)
     has_failed = False
     for path in pictures:
         try:

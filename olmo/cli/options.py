@@ -39,6 +39,17 @@ Quantize = Annotated[
     str | None,
     typer.Option(help="Keep matrices in fewer bits: int8, int8-dynamic, int4, fp8 (GPU).", show_default=False),
 ]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto",
+        help="auto: spread the model over all GPUs, then the memory of the machine, then --offload-folder.",
+        show_default=False,
+    ),
+]
+OffloadFolder = Annotated[
+    str | None, typer.Option(help="Where --device-map writes what no memory has room for.", show_default=False)
+]
 SelectionRatio = Annotated[
     float | None,
     typer.Option(
@@ -62,10 +73,15 @@ class Choices:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    device_map: DeviceMap = None
+    offload_folder: OffloadFolder = None
 
     def loading(self) -> dict[str, Any]:
         """Arguments for `from_pretrained`."""
-        return given(device=self.device, dtype=self.dtype, quantize=self.quantize)
+        return given(
+            device=self.device, dtype=self.dtype, quantize=self.quantize, device_map=self.device_map,
+            offload_folder=self.offload_folder,
+        )  # fmt: skip
 
     def overrides(self) -> list[str]:
         """Changes of the model's configuration."""

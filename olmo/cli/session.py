@@ -51,16 +51,17 @@ class Session:
     Args:
         choices: model, device, number format, generation settings.
         for_video: get ready for videos; None where there will be none. Its choices hold for every video.
+        tensor_parallel: see `load_model`.
 
     Attributes:
         name: the model as the user named it.
         model: the model.
     """
 
-    def __init__(self, choices: Choices, for_video: VideoChoices | None = None) -> None:
+    def __init__(self, choices: Choices, for_video: VideoChoices | None = None, tensor_parallel: bool = False) -> None:
         self.name = chosen_model(choices)
         self._generating = choices.generating()
-        self.model = load_model(choices, for_video)
+        self.model = load_model(choices, for_video, tensor_parallel)
         # A chat asks about one picture again and again, and each of its prompts begins with the last.
         self.model.feature_cache, self.model.prefix_cache = FeatureCache(), PrefixCache()
         self._preprocess = self.model.config.build_preprocessor(for_inference=True, include_image=True)
@@ -119,12 +120,13 @@ class Session:
         return {**tensors, **self._generating}
 
 
-def load_model(choices: Choices, for_video: VideoChoices | None = None) -> ModelBase:
+def load_model(choices: Choices, for_video: VideoChoices | None = None, tensor_parallel: bool = False) -> ModelBase:
     """The chosen model, of whatever variant it is, on the chosen device.
 
     Args:
         choices: model, adapter, device, number format.
         for_video: a Molmo is to take videos too, with these choices.
+        tensor_parallel: this process takes its share of each layer; `torchrun` started the others.
 
     Raises:
         OLMoInputError: the device cannot be used, or a choice means nothing to this model.
@@ -134,6 +136,11 @@ def load_model(choices: Choices, for_video: VideoChoices | None = None) -> Model
         _check_device(choices.device)
     if choices.selection_ratio is not None:
         require_he_molmo(choices, "--selection-ratio")
+    if choices.adapter is not None and (tensor_parallel or choices.device_map is not None):
+        raise OLMoInputError(
+            "an adapter is merged on one device; leave out --tensor-parallel and --device-map, or write the merged "
+            "model first (olmo.models.adapters.merge_adapter, then save_checkpoint)"
+        )
     console = Console(stderr=True)
     name = chosen_model(choices)
     with console.status(f"Loading {name}") if console.is_terminal else nullcontext():
@@ -142,6 +149,7 @@ def load_model(choices: Choices, for_video: VideoChoices | None = None) -> Model
             for_video=for_video is not None,
             overrides=[*choices.overrides(), *([] if for_video is None else for_video.overrides())],
             **choices.loading(),
+            tensor_parallel=tensor_parallel,
         )
         if choices.adapter is not None:
             merge_adapter(model, choices.adapter)

@@ -64,7 +64,8 @@ def from_pretrained(
         for_video: load a Molmo as a VideoOlmo, whose frames are as large as the context allows; on pictures it stays
             that Molmo. Other variants are loaded as what they are.
         overrides: dotted changes of the configuration.
-        **options: `dtype`, `device`, `quantize`, `trust_remote_code`, as in `ModelBase.from_pretrained`.
+        **options: `dtype`, `device`, `device_map`, `quantize`, `tensor_parallel` and so on, as in
+            `ModelBase.from_pretrained`.
 
     Raises:
         OLMoCheckpointError: not found, incomplete, damaged, or of a layout that is not known.

@@ -50,6 +50,7 @@ class ModelBase(StoredModel):
         super().__init__()
         self.config = config
         self._tokenizer: Tokenizer | None = None
+        self.places = self.spread = None
         self.feature_cache = None
         self.prefix_cache = None
         device, vision = torch.get_default_device(), config.vision_backbone
@@ -328,8 +329,8 @@ class ModelBase(StoredModel):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+        """Where the parameters are; over several devices, where inputs and results are."""
+        return next(self.parameters()).device if self.places is None else self.places.main
 
     @property
     def dtype(self) -> torch.dtype:

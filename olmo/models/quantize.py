@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from olmo.checkpoint.module_tensors import WideTensor
+from olmo.checkpoint.module_tensors import Device, WideTensor, device_for
 from olmo.exceptions import OLMoConfigurationError
 from olmo.quantization.config import Kernels, QuantizationConfig, Scheme
 from olmo.quantization.layers import chosen_layers, narrow, narrow_layers
@@ -45,7 +45,7 @@ def narrow_model(model: nn.Module, config: QuantizationConfig) -> None:
 
 
 def wide_tensors(
-    model: nn.Module, config: QuantizationConfig, dtype: torch.dtype | None, device: str | torch.device
+    model: nn.Module, config: QuantizationConfig, dtype: torch.dtype | None, device: Device
 ) -> dict[str, WideTensor]:
     """For loading full-precision weights into a quantised model: the matrices that are rounded as they are read.
 
@@ -53,23 +53,24 @@ def wide_tensors(
         model: a quantised model on the meta device.
         config: how it is quantised.
         dtype: type of what stays floating point; None keeps the stored one.
-        device: where the weights go.
+        device: where the weights go, or where each goes by its name.
     """
     if config.kernels is Kernels.torchao:
         layers = _chosen(model, config)
 
-        def by_torchao(layer: nn.Linear) -> Callable[[Tensor], None]:
-            return lambda weight: take_by_torchao(layer, weight.to(device, dtype), config.scheme)
+        def by_torchao(name: str, layer: nn.Linear) -> Callable[[Tensor], None]:
+            place = device_for(f"{name}.weight", device)
+            return lambda weight: take_by_torchao(layer, weight.to(place, dtype), config.scheme)
 
         return {
-            f"{name}.weight": WideTensor(tuple(layer.weight.shape), (f"{name}.weight",), by_torchao(layer))
+            f"{name}.weight": WideTensor(tuple(layer.weight.shape), (f"{name}.weight",), by_torchao(name, layer))
             for name, layer in layers.items()
         }
     return {
         f"{name}.weight": WideTensor(
             (layer.out_features, layer.in_features),
             (f"{name}.weight", f"{name}.scale"),
-            _taking(layer, device, dtype),
+            _taking(layer, device_for(f"{name}.weight", device), dtype),
         )
         for name, layer in narrow_layers(model).items()
     }

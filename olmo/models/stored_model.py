@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from olmo.checkpoint.native import LoadReport, load_checkpoint, save_checkpoint
 from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
+from olmo.models.device_map import Places, Room
 from olmo.models.feature_cache import FeatureCache
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.prefix_cache import PrefixCache
@@ -28,6 +29,12 @@ class StoredModel(nn.Module):
     feature_cache: FeatureCache | None
     """Keeps picture features between calls; None keeps none."""
 
+    places: Places | None
+    """Which devices it is on; None: one."""
+
+    spread: str | None
+    """Why this process has not all of its weights in its memory; None where it has."""
+
     prefix_cache: PrefixCache | None
     """Keeps keys and values of the last prompt between calls; None keeps none."""
 
@@ -41,6 +48,7 @@ class StoredModel(nn.Module):
         Raises:
             OLMoConfigurationError: the matrices are in a form that only torchao can read.
         """
+        self._refuse_spread("saved")
         refuse_torchao(self.config.quantization)
         save_checkpoint(self, path, sharded=sharded, write_extra=self.config.save)
 
@@ -67,6 +75,10 @@ class StoredModel(nn.Module):
         revision: str | None = None,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device = "cpu",
+        device_map: str | Mapping[str, int | str] | None = None,
+        max_memory: Mapping[int | str, int | str] | None = None,
+        offload_folder: str | Path | None = None,
+        tensor_parallel: bool = False,
         overrides: Sequence[str] = (),
         quantize: str | QuantizationConfig | None = None,
         trust_remote_code: bool = False,
@@ -78,6 +90,11 @@ class StoredModel(nn.Module):
             revision: branch, tag or commit on the hub.
             dtype: type of the weights in memory, `"bfloat16"` say; None keeps float32, `"auto"` the stored type.
             device: where the weights go.
+            device_map: several devices: `"auto"`, or the device of each part by the beginning of its name. Parts that
+                no device has room for stay in the memory of the machine (`"cpu"`) or on disk (`"disk"`).
+            max_memory: for `"auto"`, what each device may take: `{0: "20GiB", "cpu": "60GiB"}`; None: what is free.
+            offload_folder: where parts on disk are written.
+            tensor_parallel: this is one of the processes that `torchrun` started, and takes its share of each layer.
             overrides: dotted changes of the configuration.
             quantize: keep matrices in fewer bits, each rounded as it is read; as in `quantize`. A folder that was saved
                 quantised needs none.
@@ -89,7 +106,11 @@ class StoredModel(nn.Module):
         """
         del trust_remote_code
         from_folder: Callable[..., Self] = cls._load_pretrained
-        return from_folder(model, revision=revision, dtype=dtype, device=device, overrides=overrides, quantize=quantize)
+        return from_folder(
+            model, revision=revision, dtype=dtype, device=device, overrides=overrides, quantize=quantize,
+            room=None if device_map is None else Room(device_map, max_memory, offload_folder),
+            tensor_parallel=tensor_parallel,
+        )  # fmt: skip
 
     @classmethod
     def _load_pretrained(cls, model: str | Path, **options: Any) -> Self:
@@ -128,6 +149,7 @@ class StoredModel(nn.Module):
         Raises:
             OLMoConfigurationError: it is quantised already, a name means no layer, or the scheme cannot be had here.
         """
+        self._refuse_spread("quantised")
         if self.config.quantization is not None:
             raise OLMoConfigurationError(
                 f"the model is quantised already ({self.config.quantization.scheme}); load it in full precision first"
@@ -144,6 +166,8 @@ class StoredModel(nn.Module):
         Raises:
             OLMoConfigurationError: the model is quantised.
         """
+        if mode:
+            self._refuse_spread("trained")
         if mode and self.config.quantization is not None:
             raise OLMoConfigurationError(
                 "a quantised model does not learn; train the full-precision one, over a narrow base if need be "
@@ -153,3 +177,10 @@ class StoredModel(nn.Module):
             if remembered is not None:
                 remembered.clear()  # the weights are about to change
         return super().train(mode)
+
+    def _refuse_spread(self, what: str) -> None:
+        if self.spread is not None:
+            raise OLMoConfigurationError(
+                f"the model {self.spread}, so it cannot be {what}; load it on one device, without device_map and "
+                "tensor_parallel"
+            )

@@ -6,7 +6,7 @@ Source: grouped-query attention, Ainslie et al. 2023; QK norm over the whole wid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ class AttentionContext:
         is_causal: Query and key lengths are equal and nothing but causality holds; `bias` and `blocks` are None then.
         cache: Past keys and values, or None.
         output_attentions: Return the weights; takes the slow path that makes them, which wants causality in `bias`.
+        elsewhere: Copies for layers on other devices, by device; see `on`.
     """
 
     cos: Tensor
@@ -43,6 +44,19 @@ class AttentionContext:
     is_causal: bool = False
     cache: KVCache | None = None
     output_attentions: bool = False
+    elsewhere: dict[torch.device, AttentionContext] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> AttentionContext:
+        """The same for a layer on another device; copied once for all layers there. The cache has its own places."""
+        if self.cos.device == device:
+            return self
+        if device not in self.elsewhere:
+            bias = None if self.bias is None else self.bias.to(device)
+            blocks = None if self.blocks is None else self.blocks.to(device)
+            self.elsewhere[device] = replace(
+                self, cos=self.cos.to(device), sin=self.sin.to(device), bias=bias, blocks=blocks, elsewhere={}
+            )
+        return self.elsewhere[device]
 
 
 class Attention(nn.Module):

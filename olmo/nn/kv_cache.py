@@ -22,7 +22,7 @@ class KVCache:
         head_dim: Width of a head.
         max_length: Slots to reserve; when more are written, the buffers double.
         dtype: Dtype of the buffers.
-        device: Device of the buffers.
+        device: Device of the buffers, or one for each layer.
     """
 
     def __init__(
@@ -33,11 +33,12 @@ class KVCache:
         head_dim: int,
         max_length: int,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | Sequence[torch.device] = "cpu",
     ) -> None:
         shape = (batch_size, n_kv_heads, max_length, head_dim)
-        self._keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(n_layers)]
-        self._values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(n_layers)]
+        devices = [device] * n_layers if isinstance(device, torch.device | str) else device
+        self._keys = [torch.empty(shape, dtype=dtype, device=place) for place in devices]
+        self._values = [torch.empty(shape, dtype=dtype, device=place) for place in devices]
         self.length = 0
 
     @property
@@ -108,7 +109,7 @@ class KVCache:
         """
         for buffers in (self._keys, self._values):
             for layer, buffer in enumerate(buffers):
-                known = buffer.narrow(2, 0, self.length).index_select(0, rows)
+                known = buffer.narrow(2, 0, self.length).index_select(0, rows.to(buffer.device))
                 buffers[layer] = _enlarged(known, self.length, buffer.shape[2])
 
     def as_tuple(self) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -122,8 +123,8 @@ class KVCache:
     def from_tuple(cls, past: Sequence[tuple[Tensor, Tensor]], extra_length: int = 0) -> KVCache:
         """A cache that continues `past`, with room for `extra_length` more tokens. The tensors are copied."""
         batch_size, n_kv_heads, length, head_dim = past[0][0].shape
-        first = past[0][0]
-        cache = cls(len(past), batch_size, n_kv_heads, head_dim, length + extra_length, first.dtype, first.device)
+        dtype, devices = past[0][0].dtype, [k.device for k, _ in past]
+        cache = cls(len(past), batch_size, n_kv_heads, head_dim, length + extra_length, dtype, devices)
         for layer, (k, v) in enumerate(past):
             cache.update(layer, k, v)
         cache.advance(length)

@@ -6,6 +6,7 @@ features to them first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +56,9 @@ class Llm(nn.Module):
     """
 
     lm_head: nn.Linear | None
+
+    layer_devices: Sequence[torch.device] | None = None
+    """Where each block computes, and with it its cache, where that is not one device for all."""
 
     def __init__(self, config: LlmConfig) -> None:
         super().__init__()
@@ -152,7 +156,7 @@ class Llm(nn.Module):
         return config.attention_backend is AttentionBackend.flex and (is_cuda or not torch.is_grad_enabled())
 
     def new_cache(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache for this model, on its device; `dtype` None takes that of the weights."""
+        """An empty cache for this model, on its device or devices; `dtype` None takes that of the weights."""
         config, like = self.config, self.wte.embedding
         return KVCache(
             config.n_layers,
@@ -161,7 +165,7 @@ class Llm(nn.Module):
             config.resolved_head_dim,
             max_length,
             like.dtype if dtype is None else dtype,
-            like.device,
+            self.layer_devices or like.device,
         )
 
     @torch.no_grad()

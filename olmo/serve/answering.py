@@ -111,7 +111,9 @@ class Answering:
 
     def __init__(self, model: ModelBase, config: ServeConfig, media: Media | None = None) -> None:
         self.config, self.model, self.is_draining = config, model, False
-        self.engine = ContinuousEngine(model, max_rows=config.max_rows, max_waiting=config.max_waiting)
+        # Whoever was admitted has a place in the queue, also while no row is taken yet.
+        n_places = config.max_rows + config.max_waiting
+        self.engine = ContinuousEngine(model, max_rows=config.max_rows, max_waiting=n_places)
         self.metrics = Metrics(self.engine)
         context = model.config.llm.max_sequence_length
         self._prepare = model.config.build_preprocessor(

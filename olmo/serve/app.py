@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from olmo import __version__
 from olmo.engine.request import Piece
+from olmo.exceptions import OLMoError
 from olmo.models.base import ModelBase
 from olmo.serve.access import Door
 from olmo.serve.answering import Answering, Running
@@ -64,7 +65,7 @@ def create_app(model: ModelBase, config: ServeConfig, *, api_key: str | None = N
     _add_facts(app, answering)
     if config.page:
         _add_page(app)
-    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(OLMoError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientDisconnect, _on_leaving)
     app.add_exception_handler(Exception, _on_any_error)

@@ -11,6 +11,7 @@ from olmo.checkpoint.tensor_source import SafetensorsSource
 from olmo.io import resolve_model_folder
 from olmo.models.auto import from_pretrained, model_class
 from olmo.models.base import ModelBase
+from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
 from olmo.models.molmo.base_weights import load_llm_and_vit
 from olmo.models.molmo.hf import hf_weight_rules
 from olmo.models.molmo.load import released_config
@@ -60,7 +61,7 @@ def build_model(config: TrainConfig, base_dir: Path) -> ModelBase:
     """
     if config.model is None:
         assert config.init_from is not None, "checked at construction"
-        model = from_pretrained(config.init_from, overrides=config.model_overrides)
+        model = from_pretrained(start_folder(config.init_from), overrides=config.model_overrides)
     else:
         first = first_config(config, base_dir)
         model = model_class(first.model_name)(first, seed=config.seed)
@@ -87,15 +88,29 @@ def first_config(config: TrainConfig, base_dir: Path) -> MolmoConfig:
             model.llm = model.llm.replace(tokenizer=model.llm.tokenizer.replace(identifier=str(folder)))
         return model
     assert config.init_from is not None, "checked at construction"
-    folder = resolve_model_folder(config.init_from)
+    folder = start_folder(config.init_from)
     if (folder / "config.yaml").is_file():
         return MolmoConfig.load(folder, config.model_overrides)
     return released_config(Molmo, folder, config.model_overrides)
 
 
+def start_folder(name: str) -> Path:
+    """The folder of the weights that a run starts from.
+
+    Args:
+        name: a folder, a hub id, or `molmo-nano`, the bundled model. A folder of that name wins.
+
+    Raises:
+        OLMoCheckpointError: there is nothing of this name.
+    """
+    if name == BUNDLED_MODEL and not Path(name).is_dir():
+        return bundled_model_folder()
+    return resolve_model_folder(name)
+
+
 def _fill(model: ModelBase, source: str) -> None:
     """Load weights of the released layout, or of this package's, which may be of a part of the model."""
-    folder = resolve_model_folder(source)
+    folder = start_folder(source)
     if (folder / "config.json").is_file() and not (folder / "config.yaml").is_file():
         load_by_rules(model, SafetensorsSource(folder), hf_weight_rules(model.config))
         return

@@ -81,6 +81,26 @@ def test_quantised_weights_and_guesses_reach_the_model(molmo, tiny, monkeypatch)
     assert seen == [("int8", 4)]
 
 
+def test_a_map_of_devices_reaches_the_model(molmo, tiny):
+    plain = molmo("ask", "hi", "--model", tiny)
+    spread = molmo("ask", "hi", "--model", tiny, "--device-map", "auto")
+    assert (spread.code, spread.out) == (0, plain.out)
+    wrong = molmo("ask", "hi", "--model", tiny, "--device-map", "everywhere")
+    assert wrong.code == 1 and "'everywhere' is not 'auto'" in wrong.err
+
+
+def test_one_process_alone_has_nobody_to_answer_with(molmo, tiny):
+    result = molmo("ask", "hi", "--model", tiny, "--tensor-parallel")
+    assert (result.code, result.out) == (1, "")
+    assert "torchrun --standalone --nproc-per-node 2" in result.err
+
+
+@pytest.mark.parametrize("option", [("--tensor-parallel",), ("--device-map", "auto")])
+def test_an_adapter_is_merged_on_one_device(molmo, tiny, tmp_path, option):
+    result = molmo("ask", "hi", "--model", tiny, "--adapter", tmp_path, *option)
+    assert result.code == 1 and "merged on one device" in result.err
+
+
 def test_several_pictures_are_one_question(molmo, tiny, picture, says):
     calls = says(POINTS)
     result = molmo("ask", picture, picture, "Which is larger?", "--model", tiny, "--json")

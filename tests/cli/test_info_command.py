@@ -101,3 +101,39 @@ def test_the_family_is_known_without_a_source_tree(molmo, monkeypatch):
     assert find_config("Molmo_1B").asdict() == beside
     assert find_config("videoolmo-7b", ["max_frames=4"]).asdict()["max_frames"] == 4
     assert "molmo-72b" in molmo("info", "molmo-9b").err
+
+
+def test_answering_is_reckoned_where_a_prompt_is_given(molmo, tiny):
+    model = Molmo.from_pretrained(tiny)
+    options = ("--tokens", 40, "--batch", 3, "--crops", 2, "--new-tokens", 10)
+    answering = json.loads(molmo("info", tiny, *options, "--json").out)["answering"]
+    assert answering["prompts"] == {"batch_size": 3, "n_tokens": 40, "n_crops": 2, "n_new_tokens": 10}
+    memory = answering["memory"]["fp32"]
+    assert memory["weights_bytes"] == sum(p.nbytes for p in model.parameters())
+    assert memory["cache_bytes"] == model.llm.new_cache(3, 50).n_bytes
+    assert memory["total_bytes"] == sum(memory[f"{part}_bytes"] for part in ("weights", "cache", "activation"))
+    assert memory["activation_bytes"] > 0
+    shown = molmo("info", tiny, *options).out
+    assert "keys and values" in shown and "3 prompt(s) of 40 tokens with 2 crop(s)" in " ".join(shown.split())
+    assert "answering" not in json.loads(molmo("info", tiny, "--json").out)
+
+
+def test_a_batch_of_unknown_length_is_refused(molmo, tiny):
+    result = molmo("info", tiny, "--batch", 2)
+    assert (result.code, result.out) == (2, "")
+    assert "--tokens" in result.err
+
+
+def test_selection_is_told_by_part_and_for_a_hemolmo_alone(molmo, tiny):
+    facts = json.loads(molmo("info", "hemolmo-7b", "--selection-ratio", 0.5, "--json").out)["selection"]
+    assert facts["ratio"] == 0.5
+    parts = facts["prompt_flops"]["640x480"]
+    assert list(parts) == ["vit", "connector", "llm", "scorer", "total"]
+    assert parts["vit"]["selected"] == parts["vit"]["all"] > 0
+    assert 0 < parts["llm"]["selected"] < parts["llm"]["all"]
+    for side in ("selected", "all"):
+        assert parts["total"][side] == pytest.approx(sum(parts[p][side] for p in ("vit", "connector", "llm", "scorer")))
+    assert parts["scorer"]["all"] == 0
+    assert "operations" in molmo("info", "hemolmo-7b").out
+    refused = molmo("info", tiny, "--selection-ratio", 0.5)
+    assert refused.code == 1 and "is for a HeMolmo" in refused.err

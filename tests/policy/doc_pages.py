@@ -6,7 +6,8 @@ Comments that mean something, all invisible to a reader:
     <!-- needs: bundled model -->  the whole page is skipped, with a visible reason, where that is not installed
     <!-- not run: REASON -->       above a block: it is shown only
     <!-- run -->                   above a bash block: its `molmo` lines are executed, not only parsed
-    <!-- output -->                above a text block: it is what the snippet before it prints, to the letter
+    <!-- output -->                above a text block: it is what the Python snippet before it prints, to the letter
+    <!-- printed -->               the same of the one command of a bash block that is run
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from source_tree import ROOT
 
 _COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
 _FENCE = re.compile(r"^```(\w*)[ ]*$")
-KINDS = ("setup", "needs", "not run", "run", "output")
+KINDS = ("setup", "needs", "not run", "run", "output", "printed")
 
 
 @dataclass(frozen=True)
@@ -113,5 +114,11 @@ def _note(comment: str) -> Note | None:
 
 def pages() -> list[Page]:
     """README, CONTRIBUTING and everything in docs but the pages made from docstrings."""
-    paths = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    paths = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *written_pages()]
     return [read_page(p) for p in paths if p.is_file()]
+
+
+def written_pages() -> list[Path]:
+    """Pages of docs that no script makes: those at its top, and the guides."""
+    docs = ROOT / "docs"
+    return [*sorted(docs.glob("*.md")), *sorted((docs / "guides").glob("*.md"))]

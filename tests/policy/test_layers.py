@@ -45,6 +45,7 @@ LAYERS_OF: dict[str, Layers] = {"olmo": LAYERS, "olmo.train": TRAIN_LAYERS}
 """Packages whose rooms keep apart."""
 
 OPTIONAL_DEPENDENCIES: dict[str, str] = {
+    "accelerate": "offload",
     "av": "video",
     "datasets": "data",
     "fastapi": "serve",

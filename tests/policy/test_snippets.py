@@ -12,8 +12,8 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import torch
 import typer
@@ -29,6 +29,9 @@ PROGRAMS = {"molmo", "make", "python", "pip", "git", "cd", "hf", "source", "pre-
 """What a bash block may begin a line with."""
 
 LANGUAGES = {"python", "bash", "yaml", "text", "json"}
+
+WRONG_USAGE: Any = typer.BadParameter.__mro__[1]
+"""What is raised for options and arguments that are not known: a class of click, or of typer's own copy of it."""
 
 
 def has_bundled_model() -> bool:
@@ -126,28 +129,43 @@ def test_command_lines_are_real(place: str, page: Page, block: Block, command: s
             require(page)
             result = CliRunner().invoke(app, words[1:])
             assert result.exit_code == 0, f"{place}: exit code {result.exit_code}\n{result.output}\n{result.exception}"
+            shown = printed_by(page, block)
+            assert shown is None or result.stdout == shown.code, f"{place}: the command printed\n{result.stdout}"
+
+
+def printed_by(page: Page, block: Block) -> Block | None:
+    """The block behind a bash block that shows what its command prints."""
+    following = page.blocks[page.blocks.index(block) + 1 :][:1]
+    if not following or not following[0].note("printed"):
+        return None
+    assert block.note("run") and len(command_lines(block)) == 1, f"{page.name}:{block.line}: show the output of one"
+    return following[0]
 
 
 def check_parses(place: str, words: list[str]) -> None:
     """Walk down the commands as the program would, without calling any."""
-    command: click.Command = typer.main.get_command(app)
-    context: click.Context | None = None
+    command: Any = typer.main.get_command(app)
+    context: Any = None
     rest = list(words)
-    while True:
-        try:
+    try:
+        while True:
             context = command.make_context(command.name or "molmo", rest, parent=context)
-        except click.exceptions.Exit as stop:  # --help and --version end here
-            assert stop.exit_code == 0, f"{place}: exit code {stop.exit_code}"
-            return
-        except click.ClickException as error:
-            raise AssertionError(f"{place}: {error.format_message()}") from None
-        if not isinstance(command, click.Group):
-            return
-        rest = [*context._protected_args, *context.args]
-        if not rest:
-            return
-        _, command, rest = command.resolve_command(context, rest)
-        assert command is not None
+            rest = [*context._protected_args, *context.args]
+            if not hasattr(command, "resolve_command") or not rest:
+                return
+            _, command, rest = command.resolve_command(context, rest)
+    except typer.Exit as stop:  # --help and --version end here
+        assert stop.exit_code == 0, f"{place}: exit code {stop.exit_code}"
+    except WRONG_USAGE as error:
+        raise AssertionError(f"{place}: {error.format_message()}") from None
+
+
+@pytest.mark.parametrize(
+    "line", ["aks x.png What?", "ask", "serve --no-such-option", "data sho x", "doctor --json=3", "eval --limit x m t"]
+)
+def test_a_command_line_that_is_wrong_is_found(line: str) -> None:
+    with pytest.raises(AssertionError, match="here: "):
+        check_parses("here", line.split())
 
 
 def test_every_block_says_what_it_is() -> None:

@@ -210,9 +210,9 @@ def test_hostile_numbers_do_not_raise() -> None:
 def test_time_is_linear(unit: str, start: str) -> None:
     """200 kB take some tens of milliseconds; the square of that length would take minutes."""
     text = start + unit * (200_000 // len(unit))
-    begin = time.process_time()
+    begin = time.thread_time()  # other threads of the test process do not count
     parse(text)
-    assert time.process_time() - begin < 1.5
+    assert time.thread_time() - begin < 5
 
 
 def test_pixels() -> None:

@@ -108,7 +108,7 @@ class Storm:
             body |= {"response_format": _JSON, "n": 2, "max_tokens": 30}
         while (response := await client.post(f"{self._base}{CHAT}", json=body)).status_code == 429:
             outcome.retried += 1
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
         if manner == "wrong":
             is_right = response.status_code == 400
         else:
@@ -127,7 +127,7 @@ class Storm:
             async with client.stream("POST", f"{self._base}{CHAT}", json=body) as response:
                 if response.status_code == 429:
                     outcome.retried += 1
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.2)
                     continue
                 async for line in response.aiter_lines():
                     if line.startswith("data: {"):

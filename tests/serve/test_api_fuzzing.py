@@ -20,7 +20,7 @@ CHECKS = [
     not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
     checks.response_schema_conformance,
 ]  # fmt: skip
-QUICK = 40
+QUICK, MANY = 40, 1000
 HANGS_S = 60.0
 PICTURES = [
     data_url(picture_bytes(20, 30)), data_url(picture_bytes(1, 1, "GIF")), data_url(picture_bytes()[:80]),
@@ -102,6 +102,15 @@ def test_made_up_questions_are_answered_or_refused_as_documented(
     fuzzed: LocalServer, path: str, mode: GenerationMode
 ) -> None:
     check_statuses(fuzz(fuzzed, path, "POST", mode, QUICK), mode)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/points"])
+def test_very_many_made_up_questions(fuzzed: LocalServer, path: str, mode: GenerationMode) -> None:
+    seen = fuzz(fuzzed, path, "POST", mode, MANY)
+    check_statuses(seen, mode)
+    assert sum(seen.values()) >= MANY // 2
 
 
 def check_statuses(seen: collections.Counter[int], mode: GenerationMode) -> None:

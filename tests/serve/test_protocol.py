@@ -47,6 +47,7 @@ def test_what_changes_no_answer_is_taken() -> None:
     {"min_p": 0.1}, {"guided_regex": ".*"}, {"tools": [{"type": "function"}]}, {"frequency_penalty": 0.5},
     {"logit_bias": {"1": 5}}, {"functions": []}, {"reasoning_effort": "high"}, {"auto_map": {}},
     {"chat_template": "{{ x }}"}, {"trust_remote_code": True}, {"mm_processor_kwargs": {}},
+    {"prompt_embeds": "gASV"}, {"multi_modal_data": {}},
 ])  # fmt: skip
 def test_fields_that_would_change_the_answer_are_refused(unknown: dict[str, Any]) -> None:
     error = refused(json.dumps({**question(), **unknown}).encode())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 from local_server import data_url, picture_bytes, serving
 from storm import MANNERS, Storm
 
@@ -19,9 +20,9 @@ from olmo.models.molmo.molmo import Molmo
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
-ROWS, WAITING = 8, 24
+ROWS, WAITING, MANY = 8, 24, 700
 LEAK_MIB = 40
-"""What a server may grow by between its thousandth request and its last one."""
+"""What a server may grow by after its first `MANY` requests, in twice as many."""
 
 PICTURES = [
     data_url(picture_bytes(64, 48, kind, seed), "image/any") for seed, kind in enumerate(("PNG", "JPEG", "WEBP"))
@@ -43,6 +44,31 @@ def test_a_storm_of_requests_loses_none_and_leaves_nothing(model: Molmo) -> None
         assert asyncio.run(storm.burst(ROWS + WAITING)) == {200: ROWS + WAITING}, "a place was not given back"
         counts = server.server.answering.engine.counts
         assert counts.n_requests and not server.metric("molmo_running_answers")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_thousands_of_requests_leak_nothing() -> None:
+    with program(f"max_rows={ROWS}", f"max_waiting={WAITING}") as (process, base):
+        storm = Storm(base, "molmo-nano", PICTURES)
+        asyncio.run(storm.learn())
+        outcomes = [asyncio.run(storm.blow(MANY, 24, seed=0))]
+        settled(base)
+        n_files, n_bytes = settled_files(process, 10**6), process.memory_info().rss
+        n_threads = process.num_threads()
+        for seed in (1, 2):
+            outcomes.append(asyncio.run(storm.blow(MANY, 24, seed=seed)))
+        settled(base)
+        assert not [lost for outcome in outcomes for lost in outcome.lost][:5]
+        assert sum(sum(outcome.made.values()) for outcome in outcomes) == 3 * MANY
+        grown = (process.memory_info().rss - n_bytes) / MIB
+        print(f"{2 * MANY:,} requests: {grown:.1f} MiB, {process.num_fds()} files, {process.num_threads()} threads")
+        assert grown < LEAK_MIB, f"{2 * MANY:,} requests made the server {grown:.1f} MiB larger"
+        assert settled_files(process, n_files + 4) <= n_files + 4, "files stay open"
+        assert process.num_threads() <= n_threads + 2
+        assert len(process.children(recursive=True)) <= 2, "no more decoders than were asked for"
+        assert asyncio.run(storm.burst(ROWS + WAITING)) == {200: ROWS + WAITING}, "a place was not given back"
+        assert figure(base, "molmo_requests_total") >= 3 * MANY, "every request is counted, also those of who left"
 
 
 @contextmanager

@@ -91,10 +91,10 @@ def make_questions(
     shares = np.array([weights[t] for t in names])
     questions: dict[tuple[Task, tuple[str, ...], str], Question] = {}
     # Some draws give nothing (no sign to read) or what was asked already in other words; a bounded number of tries
-    # keeps this quick.
-    for _ in range(4 * n):
-        if len(questions) == n or not names:
-            break
+    # keeps this quick. A first question is tried for as long as there is a task left.
+    tries = 0
+    while names and len(questions) < n and (tries < 4 * n or not questions):
+        tries += 1
         task = names[int((rng.random() * shares.sum() < np.cumsum(shares)).argmax())]
         question = make_question(scene, rng, task, config.absent_share)
         if question is None:

@@ -35,6 +35,13 @@ class Teacher(ConfigEnum):
     gradient = "gradient"
 
 
+class QueryStart(ConfigEnum):
+    """What the comparison of question and tokens is before training."""
+
+    zero = "zero"
+    matching = "matching"
+
+
 class Encode(ConfigEnum):
     """What goes through the picture encoder."""
 
@@ -56,6 +63,11 @@ class TokenScorerConfig(BaseConfig):
 
     query_size: int = 256
     """Width of the space in which question and tokens are compared."""
+
+    query_start: QueryStart = QueryStart.zero
+    """`zero`: a fresh scorer does not heed the question; `matching`: question and tokens go through the same map, so
+    that tokens like the words of the question score best. The latter is for models whose picture features lie in the
+    space of their embeddings, such as molmo-nano."""
 
     dropout: float = 0.1
     """Of the features that are scored, in training; 0 to 1, 1 excluded."""

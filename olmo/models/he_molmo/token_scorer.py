@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from olmo.models.he_molmo.he_molmo_config import ScorerType, TokenScorerConfig
+from olmo.models.he_molmo.he_molmo_config import QueryStart, ScorerType, TokenScorerConfig
 from olmo.nn.image_vit import init_linear
 from olmo.nn.linear import linear
 from olmo.nn.norm import RMSNorm
@@ -20,11 +20,14 @@ from olmo.nn.norm import RMSNorm
 _EPS = 1e-6
 _PLACE_FREQUENCIES = 6
 _CROP_FREQUENCIES = 8
+_N_WAVES = 4 * _PLACE_FREQUENCIES + 2 * _CROP_FREQUENCIES
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class TokenScorer(nn.Module):
-    """A prior of the token itself, plus how it fits the question, plus a preference for places; zero at first.
+    """A prior of the token itself, plus how it and its place fit the question, plus a preference for places.
+
+    All of it is zero at first, unless `query_start` says otherwise.
 
     Args:
         config: sizes.
@@ -39,7 +42,8 @@ class TokenScorer(nn.Module):
         self.prior_out = linear(config.hidden_size, 1)
         self.query = linear(d_model, config.query_size)
         self.key = linear(d_model, config.query_size)
-        self.place = linear(4 * _PLACE_FREQUENCIES + 2 * _CROP_FREQUENCIES, 1)
+        self.place = linear(_N_WAVES, 1)
+        self.place_key = linear(_N_WAVES, config.query_size)
 
     def forward(
         self, features: Tensor, query: Tensor | None = None, places: Tensor | None = None, crops: Tensor | None = None
@@ -56,25 +60,29 @@ class TokenScorer(nn.Module):
         h = F.dropout(self.norm(features), self.config.dropout, self.training)
         gate, value = self.prior_in(h).chunk(2, dim=-1)
         scores = self.prior_out(F.silu(gate) * value)[..., 0].float()  # [B, N]
+        waves = None
+        if places is not None:
+            crops = places.new_zeros(places.shape[:2]) if crops is None else crops
+            waves = place_waves(places, crops).to(features.dtype)  # [B, N, waves]
+            scores = scores + self.place(waves)[..., 0].float()
         if query is not None:
             # Embeddings are small, and their mean is smaller; as they are, the question is hardly ever learned from.
-            even = F.rms_norm(query, query.shape[-1:], eps=_EPS)
-            asked, shown = self.query(even).float(), self.key(h).float()  # [B, d], [B, N, d]
-            scores = scores + (shown @ asked[..., None])[..., 0] / math.sqrt(self.config.query_size)
-        if places is not None:
-            waves = place_waves(places, places.new_zeros(places.shape[:2]) if crops is None else crops).to(
-                features.dtype
-            )
-            scores = scores + self.place(waves)[..., 0].float()
+            asked = self.query(F.rms_norm(query, query.shape[-1:], eps=_EPS)).float()  # [B, d]
+            shown = self.key(h) if waves is None else self.key(h) + self.place_key(waves)  # [B, N, d]
+            scores = scores + (shown.float() @ asked[..., None])[..., 0] / math.sqrt(self.config.query_size)
         return scores
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the inner maps; the last of each branch is zero, so all tokens begin as equals."""
+        """Draw the inner maps; the last of each branch is zero, so all tokens begin as equals but for the question."""
         self.norm.reset_parameters()
         for layer in (self.prior_in, self.key):
             init_linear(layer, generator)
-        for layer in (self.prior_out, self.query, self.place):
+        for layer in (self.prior_out, self.query, self.place, self.place_key):
             nn.init.zeros_(layer.weight)
+        if self.config.query_start is QueryStart.matching:
+            with torch.no_grad():  # the rows are orthonormal, so products of the widths they keep stay what they are
+                nn.init.orthogonal_(self.key.weight, generator=generator)
+                self.query.weight.copy_(self.key.weight)
 
 
 def place_waves(places: Tensor, crops: Tensor) -> Tensor:

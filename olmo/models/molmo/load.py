@@ -21,13 +21,14 @@ from olmo.config import apply_overrides, read_config_file
 from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
 from olmo.io import resolve_model_folder
 from olmo.models.base import ModelBase
+from olmo.models.device_map import Room
 from olmo.models.molmo.hf import further_names, hf_export_rules, hf_weight_rules
 from olmo.models.molmo.hf_config import config_values_from_hf, hf_config_from, hf_preprocessor_config_from
 from olmo.models.molmo.molmo_config import MolmoConfig
-from olmo.models.quantize import quantization_config, wide_tensors
+from olmo.models.placing import Placing, Wanted
+from olmo.models.quantize import quantization_config
 from olmo.nn.moe import RoutedMlp
 from olmo.quantization.config import QuantizationConfig
-from olmo.quantization.layers import pack_layers
 from olmo.torch_util import resolve_dtype
 
 M = TypeVar("M", bound=ModelBase)
@@ -48,6 +49,8 @@ def load_molmo(
     device: str | torch.device = "cpu",
     overrides: Sequence[str] = (),
     quantize: str | QuantizationConfig | None = None,
+    room: Room | None = None,
+    tensor_parallel: bool = False,
 ) -> M:
     """See `ModelBase.from_pretrained`. The model is built without memory and each tensor is made as it is read.
 
@@ -67,32 +70,28 @@ def load_molmo(
     saved = _saved_quantization(folder) if is_native else None
     if quantize is not None:
         _refuse_twice(folder, saved)
-        config = config.replace(quantization=quantization_config(quantize, device))
+        config = config.replace(quantization=quantization_config(quantize, device if room is None else room.kind))
     elif saved is not None and config.quantization != saved:
         raise OLMoConfigurationError(f"{folder} was saved as {saved.scheme} and loads as nothing else", "quantization")
-    with torch.device("meta"):
-        instance = cls(config)
-    wide = None
-    if config.quantization is not None and saved is None:
-        wide = wide_tensors(instance, config.quantization, wanted, device)
+    placing = Placing(cls, config, Wanted(wanted, device, room, tensor_parallel, saved is not None))
+    instance = placing.model
     # A variant that starts from a Molmo: what a Molmo has not is drawn anew.
     new = _taken_out(instance) if _is_molmo(folder) else {}
     unbiased = [] if is_native and _has_router_bias(folder) else _without_router_bias(instance)
+    going: dict[str, Any] = {"dtype": wanted, "device": placing.place, "wide": placing.wide()}
     if is_native:
-        load_checkpoint(instance, folder, dtype=wanted, device=device, wide=wide, passed_over=instance.unread_weights())
+        load_checkpoint(instance, folder, **going, passed_over=instance.unread_weights())
     else:
         source, rules = SafetensorsSource(folder), hf_weight_rules(config)
         rules += [WeightRule(ours, (theirs,)) for ours, theirs in further_names(instance.state_dict())]
-        load_by_rules(instance, source, rules, dtype=wanted, device=device, wide=wide)
+        load_by_rules(instance, source, rules, **going)
     generator = torch.Generator().manual_seed(_SEED_OF_NEW_PARTS)
     for name, part in new.items():
         part.to_empty(device="cpu").reset_parameters(generator)
-        setattr(instance, name, part.to(instance.dtype))
+        setattr(instance, name, part.to(placing.device, instance.dtype))
     for routed in unbiased:
         routed.selection_bias = torch.zeros(routed.n_experts)
-    instance = instance.to(device).eval()
-    pack_layers(instance)
-    return instance
+    return placing.finish()
 
 
 def _saved_quantization(folder: Path) -> QuantizationConfig | None:
@@ -210,6 +209,8 @@ def save_molmo(
         OLMoCheckpointError: the released layout has no place for something in this model, or the folder holds files
             that are not part of a published model.
     """
+    if model.spread is not None:
+        raise OLMoCheckpointError(f"the model {model.spread}; load it on one device to write it")
     if model.config.quantization is not None:
         raise OLMoCheckpointError(
             "the released layout has no place for quantised matrices; save_checkpoint has, or write the full-precision "

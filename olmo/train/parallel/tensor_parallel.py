@@ -27,11 +27,18 @@ from torch.distributed.tensor.parallel import (
 
 from olmo.exceptions import OLMoConfigurationError
 from olmo.nn.attention import Attention
-from olmo.nn.block import TransformerBlock
+from olmo.nn.head_shares import (
+    RmsNormOfShare,
+    attention_parts,
+    blocks_of,
+    check_divides,
+    config_of_share,
+    feed_forward_parts,
+)
 from olmo.nn.linear import linear
 from olmo.nn.llm import Llm
 from olmo.nn.mlp import GatedMlp
-from olmo.nn.norm import LayerNorm, RMSNorm
+from olmo.nn.norm import RMSNorm
 from olmo.train.parallel.sharding import local_part
 
 
@@ -43,22 +50,23 @@ class SplitLinear(nn.ModuleDict):
         return torch.cat([part(x) for part in self.values()], dim=-1)
 
 
-class SplitRmsNorm(RMSNorm):
-    """An RMSNorm over channels that several processes hold: the mean square is that of all of them."""
+class SplitRmsNorm(RmsNormOfShare):
+    """An RMSNorm over channels that several processes hold, whose gradients know of the others."""
 
     def __init__(self, norm: RMSNorm, mesh: DeviceMesh) -> None:
-        super().__init__(norm.shape[0], norm.eps, has_weight=False)
-        self.group = mesh.get_group()
+        super().__init__(norm, mesh.get_group())
         if norm.weight is not None:
             split = distribute_tensor(norm.weight.detach(), mesh, [Shard(0)], src_data_rank=None)
             self.weight = nn.Parameter(split, requires_grad=norm.weight.requires_grad)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise this process's channels of `x` `[..., dim / processes]`; same shape."""
-        wide = x.float()
-        total = _SumOverProcesses.apply(wide.square().sum(-1, keepdim=True), self.group)
-        normed = (wide * torch.rsqrt(total / self.shape[0] + self.eps)).to(x.dtype)
-        return normed if self.weight is None else normed * local_part(self.weight)
+    def summed(self, value: torch.Tensor) -> torch.Tensor:
+        """See `RmsNormOfShare`; gradients are summed too."""
+        total: torch.Tensor = _SumOverProcesses.apply(value, self.group)
+        return total
+
+    def own_weight(self) -> torch.Tensor | None:
+        """See `RmsNormOfShare`."""
+        return None if self.weight is None else local_part(self.weight)
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -93,8 +101,8 @@ def split_heads(module: nn.Module, mesh: DeviceMesh) -> None:
     if not models:
         raise OLMoConfigurationError("splits language models, and there is none here", "parallel.tensor_parallel")
     for llm in models:
-        _check_divides(llm, mesh.size())
-        for block in _blocks(llm):
+        check_divides(llm, mesh.size(), "parallel.tensor_parallel", splits_experts=False)
+        for block in blocks_of(llm):
             _split_attention(block.attention, mesh)
             if isinstance(block.mlp, GatedMlp):
                 _split_mlp(block.mlp, mesh)
@@ -102,9 +110,7 @@ def split_heads(module: nn.Module, mesh: DeviceMesh) -> None:
             # Logits come back whole: the loss reads them only where there is a label.
             _parallelize(llm, mesh, {"lm_head": ColwiseParallel(output_layouts=Replicate())})
         # The cache of keys has the heads of this process. The configuration of the model itself stays as it is.
-        n_kv_heads = llm.config.resolved_n_kv_heads // mesh.size()
-        n_heads, head_dim = llm.config.n_heads // mesh.size(), llm.config.resolved_head_dim
-        llm.config = llm.config.replace(n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim)
+        llm.config = config_of_share(llm.config, mesh.size())
 
 
 def join_heads(module: nn.Module) -> None:
@@ -119,27 +125,8 @@ def join_heads(module: nn.Module) -> None:
                 setattr(parent, name, _joined(child))
 
 
-def _blocks(llm: Llm) -> list[TransformerBlock]:
-    return [block for block in llm.blocks if isinstance(block, TransformerBlock)]
-
-
-def _check_divides(llm: Llm, n: int) -> None:
-    config = llm.config
-    numbers = {"n_heads": config.n_heads, "n_kv_heads": config.resolved_n_kv_heads}
-    if any(isinstance(block.mlp, GatedMlp) for block in _blocks(llm)):
-        numbers["mlp_hidden_size"] = config.resolved_mlp_hidden_size
-    wrong = [f"{name} {value}" for name, value in numbers.items() if value % n]
-    if wrong:
-        raise OLMoConfigurationError(f"{n} does not divide {', '.join(wrong)} of the model", "parallel.tensor_parallel")
-    if any(isinstance(block.attention.q_norm, LayerNorm) for block in _blocks(llm)):
-        raise OLMoConfigurationError(
-            "does not know how to split a layer norm of queries and keys; use fsdp2", "parallel.tensor_parallel"
-        )
-
-
 def _split_attention(attention: Attention, mesh: DeviceMesh) -> None:
-    sizes = {"q": attention.q_width, "k": attention.kv_width, "v": attention.kv_width}
-    _split_fused(attention, "att_proj", sizes, mesh)
+    _split_fused(attention, "att_proj", attention_parts(attention), mesh)
     _parallelize(attention, mesh, {"attn_out": RowwiseParallel()})
     for name in ("q_norm", "k_norm"):
         norm = getattr(attention, name)
@@ -150,8 +137,7 @@ def _split_attention(attention: Attention, mesh: DeviceMesh) -> None:
 
 
 def _split_mlp(mlp: GatedMlp, mesh: DeviceMesh) -> None:
-    width = mlp.ff_proj.out_features // 2
-    _split_fused(mlp, "ff_proj", {"up": width, "gate": width}, mesh)
+    _split_fused(mlp, "ff_proj", feed_forward_parts(mlp.ff_out.in_features), mesh)
     _parallelize(mlp, mesh, {"ff_out": RowwiseParallel()})
 
 

@@ -7,10 +7,12 @@ Besides the losses that the model adds itself, what it says with some tokens is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -24,7 +26,7 @@ from olmo.models.he_molmo.token_selector import kept_counts
 from olmo.nn.loss import target_positions
 from olmo.train.optim.adamw import component_configs
 from olmo.train.optim.selection import SelectionConfig, exploration_at, ratio_at
-from olmo.train.task import Batch, Tally
+from olmo.train.task import Batch, Prepare, Tally
 from olmo.train.tasks.language import LanguageTask
 from olmo.train.train_config import TrainConfig
 
@@ -34,10 +36,33 @@ LOSSES = ("loss_budget", "loss_distillation")
 TALLIES = ("loss_answers", *LOSSES, "loss_output", "selection_gate", "selection_ratio")
 
 
+class PrepareOneQuestion:
+    """Examples with one of their conversations: tokens kept for ten questions at once would teach what suits any.
+
+    Args:
+        prepare: makes tensors of an example.
+    """
+
+    def __init__(self, prepare: Prepare) -> None:
+        self.prepare = prepare
+
+    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> Mapping[str, Any]:
+        """Tensors of an example with a conversation that is drawn."""
+        conversations = example.get("message_list")
+        if isinstance(conversations, list | tuple) and len(conversations) > 1:
+            i = int(rng.integers(len(conversations)))
+            one: dict[str, Any] = {**example, "message_list": [conversations[i]]}
+            if isinstance(styles := example.get("styles"), list | tuple) and len(styles) == len(conversations):
+                one["styles"] = [styles[i]]
+            example = one
+        return self.prepare(example, rng)
+
+
 class SelectedLanguageTask(LanguageTask):
     """The language task for a HeMolmo, with the course of its selection.
 
-    Evaluations take the loss of the answers alone, at the model's own ratio.
+    A row asks one question: of an example with several conversations one is drawn, each time anew. Evaluations take
+    the loss of the answers alone, at the model's own ratio.
 
     Args:
         config: the recipe; `selection` is the course.
@@ -55,6 +80,8 @@ class SelectedLanguageTask(LanguageTask):
         self.selection = config.selection or SelectionConfig()
         self.ratio, self.exploration = self.selection.start, self.selection.exploration
         self.tally_names = (*self.tally_names, *TALLIES)
+        self.prepare = PrepareOneQuestion(self.prepare)
+        self.evaluation_prepare = PrepareOneQuestion(self.evaluation_prepare)
 
     def begin_step(self, step: int, max_steps: int) -> None:
         """Take the ratio and the noise of a step."""

@@ -28,6 +28,12 @@ def test_same_generator_same_questions(scenes: list[Scene]) -> None:
         assert make_questions(scene, question_rng(1)) == make_questions(scene, question_rng(1))
 
 
+def test_one_question_is_found_where_a_scene_offers_any(scenes: list[Scene]) -> None:
+    """Reading and naming are often impossible; what can be asked of every scene has a thousandth of their weight."""
+    rare = ScenesConfig(task_weights={"reading": 1.0, "naming": 1.0, "position": 1.0, "json": 0.001})
+    assert all(len(make_questions(scene, question_rng(7), n=1, config=rare)) == 1 for scene in scenes)
+
+
 def test_reference_answers_score_right(asked: list[tuple[Scene, Question]]) -> None:
     assert all(score(q, q.answer, s) for s, q in asked)
 

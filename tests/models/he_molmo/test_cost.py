@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from olmo.exceptions import OLMoInputError
 from olmo.models.flops import llm_flops
-from olmo.models.he_molmo.cost import PromptCost, prompt_cost
+from olmo.models.he_molmo.cost import PromptCost, flops_by_part, prompt_cost
 from olmo.models.he_molmo.he_molmo import HeMolmo
 from olmo.models.he_molmo.he_molmo_config import Encode, HeMolmoConfig, ScorerType
 from olmo.models.presets import preset
@@ -155,3 +155,20 @@ def saved_bytes(model: nn.Module, batch: dict[str, Any], ratio: float) -> int:
         loss = model(**batch, selection_ratio=ratio, logits_at="labels").loss
     del loss
     return sum(kept.values())
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5])
+def test_what_selection_saves_is_told_by_part_and_in_all(ratio: float) -> None:
+    found = flops_by_part(at_7b(selection_ratio=ratio), **FULL_HD)
+    chosen, plain = prompt_cost(at_7b(selection_ratio=ratio), **FULL_HD), prompt_cost(preset("molmo-7b-d"), **FULL_HD)
+    assert found["total"] == (chosen.total, plain.total), "the whole is that of the model without selection"
+    for part in ("vit", "connector", "llm"):
+        assert found[part] == (getattr(chosen.flops, part), getattr(plain.flops, part))
+    assert found["scorer"] == (chosen.scorer, 0.0) and chosen.scorer > 0
+    assert found["llm"][0] / found["llm"][1] == pytest.approx(ratio, abs=0.1)
+    assert found["vit"][0] == found["vit"][1]
+
+
+def test_a_model_that_selects_nothing_saves_nothing() -> None:
+    found = flops_by_part(preset("molmo-7b-d"), **FULL_HD)
+    assert all(some == whole for some, whole in found.values()) and found["total"][0] > 0

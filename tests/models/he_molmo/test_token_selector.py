@@ -98,6 +98,37 @@ def test_a_fresh_scorer_prefers_nothing_and_takes_the_first() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("query_size", [6, WIDTH])
+def test_a_matching_start_prefers_tokens_that_are_like_the_question(query_size: int) -> None:
+    config = TokenScorerConfig(hidden_size=8, query_size=query_size, query_start="matching")
+    fresh = TokenSelector(config, WIDTH)
+    fresh.reset_parameters(torch.Generator().manual_seed(0))
+    features, query = tokens(1, 200), tokens(1, 1, seed=3)[:, 0]
+    out = fresh.eval()(features, query)
+    likeness = torch.nn.functional.cosine_similarity(features, query[:, None], dim=-1)[0]
+    kept, left = likeness[out.selection_mask[0]], likeness[~out.selection_mask[0]]
+    if query_size == WIDTH:
+        assert kept.min() >= left.max(), "the same width: exactly the most alike"
+    assert kept.mean() > 0.1 + left.mean()
+    assert not fresh(features).scores.any(), "without a question it prefers nothing"
+
+
+@torch.no_grad()
+def test_a_question_can_ask_for_a_place() -> None:
+    choosing = selector()
+    assert choosing.scorer is not None
+    for name in ("prior_out", "key", "place"):
+        getattr(choosing.scorer, name).weight.zero_()
+    same = tokens(1, 1).expand(2, 16, WIDTH)
+    places = torch.rand(1, 16, 2, generator=torch.Generator().manual_seed(1)).expand(2, 16, 2)
+    queries = tokens(2, 1, seed=5)[:, 0]
+    scores = choosing(same, queries, places=places).scores
+    assert scores.std(dim=1).min() > 0.1, "equal tokens differ by their place"
+    assert not torch.allclose(scores[0], scores[1]), "which is better depends on the question"
+    torch.testing.assert_close(choosing(same, -queries, places=places).scores, -scores)
+
+
+@torch.no_grad()
 def test_uniform_spreads_and_random_is_reproducible() -> None:
     features = tokens(1, 144)
     kept = selector(scorer="uniform")(features).selection_mask.view(12, 12)

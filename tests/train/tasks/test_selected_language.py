@@ -102,6 +102,20 @@ def test_the_model_is_called_with_the_ratio_of_the_step(selected: Selected, monk
     assert told == pytest.approx(course, rel=1e-5)
 
 
+def test_a_row_asks_one_question(selected: Selected) -> None:
+    task = task_of(build_trainer(selected(), []))
+    example = task.stream[0]
+    assert len(example["message_list"]) > 1
+    row = task.prepare(example, np.random.default_rng(0))
+    assert "subsegment_ids" not in row, "that says which conversation a token is of"
+    said = {tuple(task.prepare(example, np.random.default_rng(i))["labels"].tolist()) for i in range(40)}
+    assert len(said) > 1, "another one another time"
+    single = {**example, "message_list": example["message_list"][:1], "styles": example["styles"][:1]}
+    alone = {tuple(task.prepare(single, np.random.default_rng(i))["labels"].tolist()) for i in range(40)}
+    assert alone < said
+    assert len(example["message_list"]) > 1, "the example itself stays as it is"
+
+
 def test_p64_the_first_stage_changes_the_scorer_alone(selected: Selected) -> None:
     trainer = build_trainer(selected(), [*FROZEN, "max_steps=4"])
     before = weights_of(trainer)
