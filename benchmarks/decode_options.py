@@ -7,7 +7,9 @@ with the option, `peer` without, the same model in the same process, in turns.
 
 The limits, written down before the runs. Kept features: the time without the encoder's share of the operations. A kept
 beginning: the time without the share of the tokens that are known. Guessing: the passes that are left over those of
-plain decoding, as if a pass of several tokens took no longer than one; counted, not guessed.
+plain decoding, as if a pass of several tokens took no longer than one; counted, not guessed. Compiled steps: reading
+the prompt as before, and then for each token the bytes of the weights over the measured bandwidth. The time of
+compiling is not in the figures; it stands beside them (`compiling_s`).
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Row, hardware, interleave, paired_ratio, parse_options, report, seconds
+from harness import Row, hardware, interleave, paired_ratio, parse_options, read_bandwidth, report, seconds
 from PIL import Image
 
 from olmo.generation.prompt_lookup import LookupStep
 from olmo.models.bundled import bundled_model_folder
+from olmo.models.compiled_decoding import CompiledDecoding
 from olmo.models.feature_cache import FeatureCache
 from olmo.models.he_molmo.cost import prompt_cost
 from olmo.models.molmo.molmo import Molmo
@@ -82,6 +85,38 @@ class Bench:
         finally:
             self.model.prefix_cache = None
 
+    def with_compiled(self, decoding: CompiledDecoding, action: Callable[[], Any]) -> float:
+        """Seconds of an action with compiled steps."""
+        self.model.compiled_decoding = decoding
+        try:
+            return seconds(action)
+        finally:
+            self.model.compiled_decoding = None
+
+
+def compiled_row(bench: Bench, n_runs: int, bandwidth: float) -> Row:
+    """A longer answer with compiled steps."""
+    inputs, decoding = bench.inputs(POINTING), CompiledDecoding()
+    plain, found = bench.answer(inputs), list[list[int]]()
+    compiling_s = bench.with_compiled(decoding, lambda: found.append(bench.answer(inputs)))
+    if found != [plain]:
+        raise SystemExit("compiled steps change the answer")
+    if decoding.failure is not None:
+        raise SystemExit(f"the step was not compiled: {decoding.failure}")
+    act = lambda: bench.answer(inputs)  # noqa: E731
+    figures = interleave({"ours": lambda: bench.with_compiled(decoding, act), "peer": lambda: seconds(act)}, n_runs)
+    reading_s = statistics.median(seconds(lambda: bench.answer(inputs, max_new_tokens=1)) for _ in range(n_runs))
+    n_bytes = sum(parameter.nbytes for parameter in bench.model.llm.parameters())
+    limit_s = reading_s + (len(plain) - 1) * n_bytes / bandwidth
+    facts = {
+        "tokens": len(plain),
+        "compiling_s": compiling_s,
+        "weight_bytes": n_bytes,
+        "bandwidth": bandwidth,
+        "device": "cpu",
+    }
+    return row("compiled steps, new points", figures, limit_s / statistics.median(figures["peer"]), facts)
+
 
 def passes_left(bench: Bench, inputs: Inputs) -> float:
     """Passes of the model with guesses over those without."""
@@ -116,7 +151,7 @@ def row(case: str, figures: dict[str, list[float]], limit_share: float, more: di
 def main() -> dict[str, Any]:
     """Measure and report."""
     options = parse_options((__doc__ or "").splitlines()[0])
-    machine, bench = hardware(), Bench()
+    machine, bandwidth, bench = hardware(), read_bandwidth(), Bench()
     n_runs = 5 if options.quick else 31
     rows = []
 
@@ -159,6 +194,7 @@ def main() -> dict[str, Any]:
         }
         facts = {"tokens": len(plain), "guesses": N_GUESSES, "passes_left": share}
         rows.append(row(f"guessing, {title}", interleave(sides, n_runs), share, facts))
+    rows.append(compiled_row(bench, n_runs, bandwidth))
 
     notes = {"model": "molmo-nano", "dtype": "float32", "peer_is": "generate without the option"}
     return report("decode_options", "s", rows, options=options, machine=machine, notes=notes)

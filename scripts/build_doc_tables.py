@@ -36,6 +36,7 @@ from olmo.train.train_config import TrainConfig, TrainTaskName
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "nano.json"
+HE_RESULT = ROOT / "benchmarks" / "results" / "he_accuracy.json"
 OPTIONS_RESULT = ROOT / "benchmarks" / "results" / "decode_options.json"
 PICTURE = ROOT / "docs" / "images" / "annotated.png"
 NANO_CONFIG = ROOT / "configs" / "molmo-nano-wide"
@@ -45,6 +46,9 @@ NANO_MODELS = (BUNDLED_MODEL, NANO_CONFIG.name, "molmo-nano-video")
 
 RECIPES = ROOT / "configs"
 NOT_MEASURED = "Not measured yet: `make eval-nano` writes the figures that this table is made from."
+
+HE_NOT_MEASURED = "Not measured yet: `python benchmarks/he_accuracy.py --save` writes the figures."
+LEARNED_SCORER = "cross"
 
 CHOOSING_PICTURE, CHOOSING_TEXT = (1024, 1024), 64
 """Picture, width and height in pixels, and tokens of text that operations are told for."""
@@ -221,6 +225,58 @@ def task_cells(entry: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def he_result() -> dict[str, Any] | None:
+    """The measurement of HeMolmo-nano; None where there is none yet."""
+    return json.loads(HE_RESULT.read_text(encoding="utf-8")) if HE_RESULT.is_file() else None
+
+
+def he_tasks() -> str:
+    """Every task: molmo-nano's accuracy, and what each ratio of the learned scorer takes from it or adds."""
+    if (result := he_result()) is None:
+        return HE_NOT_MEASURED
+    rows = [row for row in result["rows"] if row["scorer"] in (BUNDLED_MODEL, LEARNED_SCORER)]
+    peer, learned = rows[0], rows[1:]
+    header = ("Task", BUNDLED_MODEL, *(f"at {row['ratio']:g}" for row in learned))
+    cells = [
+        (shown(task), percent(figure["accuracy"]), *(points(row["tasks"][task]) for row in learned))
+        for task, figure in peer["tasks"].items()
+    ]
+    cells.append(("mean", percent(peer["mean"]), *(points(row, "mean_") for row in learned)))
+    tokens = ", ".join(f"{row['picture_tokens']} at {row['ratio']:g}" for row in learned)
+    source = (
+        f"{peer['n_scenes']} scenes from unseen seeds. Points of a percent gained or lost to {BUNDLED_MODEL}, answer "
+        f"by answer, with their 95 % intervals; where points are asked for, F1. Picture tokens: {tokens}; source: "
+        "`benchmarks/results/he_accuracy.json`."
+    )
+    return f"{table(header, cells)}\n\n{source}"
+
+
+def he_scorers() -> str:
+    """Every scorer at every ratio: its cost and what it loses."""
+    if (result := he_result()) is None:
+        return HE_NOT_MEASURED
+    shown_tasks = ("naming", "counting", "pointing", "reading")
+    header = ("Scorer", "Ratio", "Operations", "of the language model", "Mean", *shown_tasks)
+    cells = [
+        (
+            f"`{row['scorer']}`",
+            f"{row['ratio']:g}",
+            f"{row['operations']:.2f}",
+            f"{row['llm_operations']:.2f}",
+            points(row, "mean_"),
+            *(points(row["tasks"][task]) for task in shown_tasks),
+        )
+        for row in result["rows"]
+        if row["scorer"] != BUNDLED_MODEL
+    ]
+    return table(header, cells)
+
+
+def points(figure: dict[str, Any], prefix: str = "") -> str:
+    """`-1.2 ± 0.8`, in points of a percent."""
+    return f"{100 * figure[f'{prefix}difference']:+.1f} ± {100 * figure[f'{prefix}difference_error']:.1f}"
+
+
 def decode_options() -> str:
     """What each option of decoding gains."""
     if not OPTIONS_RESULT.is_file():
@@ -258,6 +314,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "nano sizes": nano_sizes,
     "nano training": nano_training,
     "nano results": nano_results,
+    "he tasks": he_tasks,
+    "he scorers": he_scorers,
     "decode options": decode_options,
 }
 

@@ -1,6 +1,7 @@
 """Put a trained molmo-nano into the package: float16 weights, configuration and tokenizer in one folder.
 
 python scripts/pack_nano.py runs/nano_wide/final
+python scripts/pack_nano.py runs/he_nano_mixed             a HeMolmo, beside the other
 """
 
 from __future__ import annotations
@@ -9,19 +10,21 @@ import sys
 from pathlib import Path
 
 from olmo.models.auto import from_pretrained
+from olmo.models.he_molmo.he_molmo import HeMolmo
 
-TARGET = Path(__file__).resolve().parents[1] / "olmo" / "models" / "nano"
+MODELS = Path(__file__).resolve().parents[1] / "olmo" / "models"
 LIMIT_BYTES = 16 * 1024 * 1024
 
 
 def main(trained: Path) -> None:
-    """Write the bundled model from a trained checkpoint."""
+    """Write a bundled model from a trained checkpoint."""
     model = from_pretrained(trained, dtype="float16")
-    model.save_checkpoint(TARGET, sharded=False)
-    size = sum(p.stat().st_size for p in TARGET.rglob("*") if p.is_file())
+    target = MODELS / ("nano_he" if isinstance(model, HeMolmo) else "nano")
+    model.save_checkpoint(target, sharded=False)
+    size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
     if size > LIMIT_BYTES:
-        raise SystemExit(f"{TARGET} takes {size} bytes; the repository allows {LIMIT_BYTES}")
-    print(f"{model.num_params():,} parameters, {size:,} bytes in {TARGET}")
+        raise SystemExit(f"{target} takes {size} bytes; the repository allows {LIMIT_BYTES}")
+    print(f"{model.num_params():,} parameters, {size:,} bytes in {target}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import olmo.models
 from olmo.config import read_config_file
 from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
 from olmo.models.auto import load_config
-from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
+from olmo.models.bundled import BUNDLED_MODELS, bundled_model_folder, is_bundled
 from olmo.models.molmo.load import released_config
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
 from olmo.models.presets import MODEL_PRESETS, preset
@@ -45,12 +45,12 @@ def find_config(model: str, overrides: Sequence[str] = ()) -> MolmoConfig:
     if _normal(model) in MODEL_PRESETS:
         config = preset(_normal(model))
         return type(config).from_dict(config.asdict(), overrides)
-    if _normal(model) == BUNDLED_MODEL:
-        return load_config(bundled_model_folder(), overrides)
+    if is_bundled(_normal(model)):
+        return load_config(bundled_model_folder(_normal(model)), overrides)
     if model.count("/") != 1 or path.is_absolute():
         raise OLMoConfigurationError(
             f"{model!r} is no file, folder or preset; presets: "
-            f"{', '.join(sorted({*presets, *MODEL_PRESETS, BUNDLED_MODEL}))}. A hub id has the form owner/name"
+            f"{', '.join(sorted({*presets, *MODEL_PRESETS, *BUNDLED_MODELS}))}. A hub id has the form owner/name"
         )
     return _config_in(_hub_folder(model), overrides)
 

@@ -23,7 +23,7 @@ from olmo.io import resolve_model_folder
 from olmo.models.adapters import merge_adapter, read_adapter
 from olmo.models.auto import from_pretrained, model_class, saved_model_name
 from olmo.models.base import ModelBase
-from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
+from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder, is_bundled
 from olmo.models.feature_cache import FeatureCache
 from olmo.models.he_molmo.he_molmo import HeMolmo
 from olmo.models.molmo.molmo import Molmo
@@ -181,10 +181,10 @@ def chosen_model(choices: Choices) -> str:
 
 
 def model_folder(model: str | None) -> str | Path:
-    """What to load for a model named on the command line; the bundled one has a name and is the default."""
-    if model is None or (model == BUNDLED_MODEL and not Path(model).exists()):
+    """What to load for a model named on the command line; the bundled ones have names, and one is the default."""
+    if model is None:
         return bundled_model_folder()
-    return model
+    return bundled_model_folder(model) if is_bundled(model) and not Path(model).exists() else model
 
 
 def _check_device(name: str) -> None:

@@ -53,6 +53,7 @@ class ModelBase(StoredModel):
         self.places = self.spread = None
         self.feature_cache = None
         self.prefix_cache = None
+        self.compiled_decoding = None
         device, vision = torch.get_default_device(), config.vision_backbone
         with torch.device("meta"):  # parts then draw nothing of their own: one draw below, from one generator
             self.llm = Llm(config.llm)

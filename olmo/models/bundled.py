@@ -1,4 +1,4 @@
-"""Where the model that ships inside the package lies. Knows nothing of how it is loaded."""
+"""Where the models that ship inside the package lie. Knows nothing of how they are loaded."""
 
 from __future__ import annotations
 
@@ -7,19 +7,37 @@ from pathlib import Path
 from olmo.exceptions import OLMoCheckpointError
 
 BUNDLED_MODEL = "molmo-nano"
-"""Name of the bundled model."""
+"""Name of the bundled model that is taken where none is named."""
+
+BUNDLED_HE_MODEL = "molmo-nano-he"
+"""Name of the bundled HeMolmo."""
+
+_FOLDERS = {BUNDLED_MODEL: "nano", BUNDLED_HE_MODEL: "nano_he"}
+
+BUNDLED_MODELS = tuple(_FOLDERS)
+"""Names of all of them."""
 
 
-def bundled_model_folder() -> Path:
-    """Folder of the bundled model, a native checkpoint.
+def is_bundled(name: str) -> bool:
+    """Whether a bundled model has this name."""
+    return name in _FOLDERS
+
+
+def bundled_model_folder(name: str = BUNDLED_MODEL) -> Path:
+    """Folder of a bundled model, a native checkpoint.
+
+    Args:
+        name: `molmo-nano` or `molmo-nano-he`.
 
     Raises:
-        OLMoCheckpointError: this installation came without it.
+        OLMoCheckpointError: there is no such bundled model, or this installation came without it.
     """
-    folder = Path(__file__).resolve().parent / "nano"
+    if not is_bundled(name):
+        raise OLMoCheckpointError(f"{name!r} is no bundled model; there are {', '.join(BUNDLED_MODELS)}")
+    folder = Path(__file__).resolve().parent / _FOLDERS[name]
     if not (folder / "config.yaml").is_file():
         raise OLMoCheckpointError(
-            f"the bundled model {BUNDLED_MODEL} is not in this installation ({folder}); install the package again, or "
+            f"the bundled model {name} is not in this installation ({folder}); install the package again, or "
             "name a model: a folder or a hub id such as allenai/Molmo-7B-D-0924"
         )
     return folder

@@ -15,6 +15,7 @@ from olmo.generation.params import GenerationParams
 from olmo.generation.prompt_lookup import LookupStep
 from olmo.generation.step import DecodeStep
 from olmo.generation.stop_strings import StopStringFilter, StopStringMatcher
+from olmo.models.compiled_decoding import CompiledDecoding, Lease
 from olmo.models.generation_request import GeneratingModel, Request, read_request
 from olmo.models.outputs import OLMoGenerateOutput
 from olmo.models.text_inputs import TextInputs
@@ -24,7 +25,10 @@ from olmo.tokenizer import IncrementalDecoder
 
 
 class CachedStep:
-    """One decoding step of a prefilled model: the `DecodeStep` that generation drives."""
+    """One decoding step of a prefilled model: the `DecodeStep` that generation drives.
+
+    Where the model has a compiled step, the cache moves into one of fixed size when the first token comes.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,8 @@ class CachedStep:
         self.llm, self.cache, self.aux = model.llm, cache, aux or None
         self.key_is_valid = key_is_valid  # [B, S] over all slots, None when new tokens may see every key
         self.positions = next_positions  # [B, 1]
+        self.compiled = model.compiled_decoding
+        self._lease: Lease | None = None
 
     def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Append `token_ids [B]` to the cache; returns the logits `[B, V]` after them."""
@@ -44,7 +50,12 @@ class CachedStep:
 
     def run(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Append `token_ids [B, n]` to the cache; returns the logits `[B, n, V]` after each."""
-        n, past, mask = token_ids.shape[1], self.cache.length, None
+        n = token_ids.shape[1]
+        if self.compiled is not None:
+            self._settle(self.compiled, n)
+            if n == 1:
+                return self._run_compiled(self.compiled, token_ids)
+        past, mask = self.cache.length, None
         if self.key_is_valid is not None:
             valid = self.key_is_valid[:, : past + n]  # a single new token may see what is valid, without more ado
             mask = valid[:, None, None] if n == 1 else build_attention_mask(n, past_length=past, key_is_valid=valid)
@@ -52,6 +63,27 @@ class CachedStep:
         out = self.llm(self.llm.embed(token_ids), position_ids=positions, attention_mask=mask, cache=self.cache)
         self.positions = self.positions + n
         return self.llm.logits(out.hidden)
+
+    def _settle(self, compiled: CompiledDecoding, n: int) -> None:
+        """Have the cache where a compiled step can use it, with room for `n` tokens."""
+        if self._lease is None or self.room < n:
+            self._lease = compiled.lease(self.cache, max(self.room, n))
+            self.cache = self._lease.cache
+            self.key_is_valid = self._over_all_slots(self.cache.max_length)
+
+    def _run_compiled(self, compiled: CompiledDecoding, token_ids: torch.Tensor) -> torch.Tensor:
+        """`run` for one token."""
+        assert self._lease is not None and self.key_is_valid is not None, "it has settled"
+        logits = compiled.step(self.llm, token_ids, self.positions, self._lease.cache, self.key_is_valid)
+        self.positions = self.positions + 1
+        return logits
+
+    def _over_all_slots(self, n_slots: int) -> torch.Tensor:
+        """Which keys new tokens may see, `[B, n_slots]`; slots that are still empty are not meant here."""
+        if self.key_is_valid is None:
+            return torch.ones(len(self.positions), n_slots, dtype=torch.bool, device=self.positions.device)
+        valid = self.key_is_valid[:, :n_slots]
+        return torch.nn.functional.pad(valid, (0, n_slots - valid.shape[1]), value=True)
 
     def take_back(self, n: int) -> None:
         """Forget the last `n` tokens of each row."""
@@ -65,6 +97,8 @@ class CachedStep:
 
     def reorder(self, rows: torch.Tensor) -> None:
         """Make row i continue old row `rows[i]`."""
+        if self._lease is not None and len(rows) != self.cache.batch_size:
+            self.cache, self._lease = KVCache.from_tuple(self.cache.as_tuple(), self.room), None
         self.cache.reorder(rows)
         self.positions = self.positions[rows]
         if self.key_is_valid is not None:

@@ -13,6 +13,7 @@ from olmo.exceptions import OLMoInputError
 from olmo.generation.params import GenerationParams, as_token_ids
 from olmo.generation.sampling import Generators
 from olmo.generation.step import LogitsProcessor
+from olmo.models.compiled_decoding import CompiledDecoding
 from olmo.models.llm_inputs import LlmInputs
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.prefix_cache import PrefixCache
@@ -36,6 +37,7 @@ class GeneratingModel(Protocol):
     choice_arguments: ClassVar[tuple[str, ...]]
 
     prefix_cache: PrefixCache | None
+    compiled_decoding: CompiledDecoding | None
 
     def reuses_prefixes(self) -> bool:
         """Whether what is computed of a prompt's beginning depends on that alone."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from olmo.checkpoint.native import LoadReport, load_checkpoint, save_checkpoint
 from olmo.exceptions import OLMoCheckpointError, OLMoConfigurationError
+from olmo.models.compiled_decoding import CompiledDecoding
 from olmo.models.device_map import Places, Room
 from olmo.models.feature_cache import FeatureCache
 from olmo.models.molmo.molmo_config import MolmoConfig
@@ -37,6 +38,9 @@ class StoredModel(nn.Module):
 
     prefix_cache: PrefixCache | None
     """Keeps keys and values of the last prompt between calls; None keeps none."""
+
+    compiled_decoding: CompiledDecoding | None
+    """Decodes by a compiled step; None: layer by layer. `compile_decoding` makes one."""
 
     def save_checkpoint(self, path: str | Path, sharded: bool = True) -> None:
         """Write weights, configuration and tokenizer to a folder, completely or not at all.
@@ -160,6 +164,27 @@ class StoredModel(nn.Module):
         pack_layers(self)
         return self
 
+    def compile_decoding(self, mode: str | None = None, *, backend: str = "inductor") -> Self:
+        """Let `generate` and `stream` decode by a compiled step from now on; the first answers wait for the compiler.
+
+        Args:
+            mode: of `torch.compile`; None: `"reduce-overhead"`, which records CUDA graphs, on a GPU, else its default.
+            backend: who compiles.
+
+        Returns:
+            The model itself. `model.compiled_decoding = None` takes it back.
+
+        Raises:
+            OLMoConfigurationError: an unknown mode, or a model on several devices or in several processes.
+        """
+        if self.places is not None or self.spread is not None:
+            raise OLMoConfigurationError(
+                "is for a model that is whole and on one device; load it without device_map and tensor_parallel",
+                "compile_decoding",
+            )
+        self.compiled_decoding = CompiledDecoding(mode, backend)
+        return self
+
     def train(self, mode: bool = True) -> Self:
         """Training mode on or off; a quantised model has only the latter.
 
@@ -173,9 +198,9 @@ class StoredModel(nn.Module):
                 "a quantised model does not learn; train the full-precision one, over a narrow base if need be "
                 "(lora.base=int8)"
             )
-        for remembered in (self.feature_cache, self.prefix_cache) if mode else ():
+        for remembered in (self.feature_cache, self.prefix_cache, self.compiled_decoding) if mode else ():
             if remembered is not None:
-                remembered.clear()  # the weights are about to change
+                remembered.clear()  # the weights are about to change, and training needs the memory
         return super().train(mode)
 
     def _refuse_spread(self, what: str) -> None:

@@ -15,7 +15,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from olmo.nn.attention_kernel import attend
 from olmo.nn.flex_mask import attend_in_blocks
-from olmo.nn.kv_cache import KVCache
+from olmo.nn.kv_cache import LayerCache
 from olmo.nn.linear import linear
 from olmo.nn.llm_config import LlmConfig
 from olmo.nn.norm import RMSNorm, build_norm
@@ -42,7 +42,7 @@ class AttentionContext:
     bias: Tensor | None = None
     blocks: BlockMask | None = None
     is_causal: bool = False
-    cache: KVCache | None = None
+    cache: LayerCache | None = None
     output_attentions: bool = False
     elsewhere: dict[torch.device, AttentionContext] = field(default_factory=dict)
 

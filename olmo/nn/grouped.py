@@ -15,6 +15,11 @@ _ALIGNMENT = 16  # bytes that the rows of every operand have to be a multiple of
 _FIRST_CUDA = (8, 0)  # compute capability from which the kernel exists
 
 
+def is_one_graph() -> bool:
+    """Whether a compiler traces a pass without gradients, which is to become one graph: nothing may ask the host."""
+    return torch.compiler.is_compiling() and not torch.is_grad_enabled()
+
+
 def takes_groups(tokens: Tensor, *weights: Tensor) -> bool:
     """Whether the grouped product can be had here for these tokens `[n, D]` and weights `[E, ., .]`."""
     if not hasattr(F, "grouped_mm") or tokens.device.type not in ("cpu", "cuda", "meta"):
@@ -23,7 +28,8 @@ def takes_groups(tokens: Tensor, *weights: Tensor) -> bool:
     if any(width * dtype.itemsize % _ALIGNMENT for weight in weights for width in weight.shape[1:]):
         return False
     if tokens.device.type != "cuda":  # without numbers as with a CPU's
-        return dtype in (torch.float32, torch.bfloat16)
+        # Float32 has the product but not the shapes of it that a compiler asks for.
+        return dtype is torch.bfloat16 or (dtype is torch.float32 and not is_one_graph())
     return dtype is torch.bfloat16 and torch.cuda.get_device_capability(tokens.device) >= _FIRST_CUDA
 
 

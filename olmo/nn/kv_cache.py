@@ -7,9 +7,24 @@ position ids take care of the padding; the cache knows nothing of either.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class LayerCache(Protocol):
+    """What attention asks of a cache."""
+
+    @property
+    def length(self) -> int:
+        """Slots before the new tokens, in what `update` returns."""
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values `[B, Hkv, L, Dh]` of a layer; returns all of it, `[B, Hkv, S, Dh]`."""
+
+    def advance(self, n: int) -> None:
+        """Count `n` slots, which every layer has written, as known."""
 
 
 class KVCache:

@@ -18,7 +18,7 @@ from olmo.nn.attention import AttentionContext
 from olmo.nn.attention_mask import additive_mask, causal_mask
 from olmo.nn.block import TransformerBlock
 from olmo.nn.embedding import TokenEmbedding
-from olmo.nn.kv_cache import KVCache
+from olmo.nn.kv_cache import KVCache, LayerCache
 from olmo.nn.linear import linear, project
 from olmo.nn.llm_config import AttentionBackend, BlockType, LlmConfig
 from olmo.nn.moe import RoutedMlp
@@ -84,7 +84,7 @@ class Llm(nn.Module):
         *,
         position_ids: Tensor,
         attention_mask: Tensor | BlockMask | None = None,
-        cache: KVCache | None = None,
+        cache: LayerCache | None = None,
         response_mask: Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -206,7 +206,7 @@ class Llm(nn.Module):
         embeds: Tensor,
         position_ids: Tensor,
         mask: Tensor | BlockMask | None,
-        cache: KVCache | None,
+        cache: LayerCache | None,
         output_attentions: bool,
     ) -> AttentionContext:
         """What all layers share, made once: rotary tables, and the mask in the form the kernel takes."""

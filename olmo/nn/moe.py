@@ -11,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from olmo.nn.grouped import grouped_product, takes_groups
+from olmo.nn.grouped import grouped_product, is_one_graph, takes_groups
 from olmo.nn.linear import linear
 from olmo.nn.llm_config import LlmConfig, MoeBackend
 from olmo.nn.router import RouterStatistics, Routing, balanced_bias, route, router_statistics
 from olmo.torch_util import without_autocast
+
+MOST_GATHERED = 512
+"""Pairs of token and expert that a compiled step takes one by one; more would read the same matrices too often."""
 
 
 class RoutedMlp(nn.Module):
@@ -58,7 +61,7 @@ class RoutedMlp(nn.Module):
         if routing is None:
             routing = self.route(tokens)
         pairs = routing.chosen.flatten()  # [N k], the expert of each pair of token and expert
-        counts = torch.bincount(pairs, minlength=self.n_experts)  # [E]
+        counts = _counts(pairs, self.n_experts)  # [E]
         order = pairs.argsort(stable=True)  # [N k], pairs sorted by expert, then by token
         rows = order // self.experts_per_token
         weights = routing.weights.to(tokens.dtype).view(-1, 1)[order]  # [N k, 1]
@@ -100,6 +103,15 @@ class RoutedMlp(nn.Module):
         self.load_of_step = None
 
 
+def _counts(pairs: Tensor, n_experts: int) -> Tensor:
+    """How often each expert was chosen, int64 `[E]`."""
+    if is_one_graph():  # torch takes the length of a bincount for something that depends on data
+        return torch.zeros(n_experts, dtype=torch.long, device=pairs.device).index_add_(
+            0, pairs, torch.ones_like(pairs)
+        )
+    return torch.bincount(pairs, minlength=n_experts)
+
+
 def expert_products(
     tokens: Tensor, counts: Tensor, experts_in: Tensor, experts_out: Tensor, backend: MoeBackend = MoeBackend.auto
 ) -> Tensor:
@@ -120,10 +132,23 @@ def expert_products(
     if backend is MoeBackend.auto:
         backend = MoeBackend.grouped if takes_groups(tokens, experts_in, experts_out) else MoeBackend.loop
     if backend is MoeBackend.loop:
-        return _one_by_one(tokens, counts, experts_in, experts_out)
+        way = _gathered if is_one_graph() and len(tokens) <= MOST_GATHERED else _one_by_one
+        return way(tokens, counts, experts_in, experts_out)
     ends = counts.cumsum(0).to(torch.int32)
     up, gate = grouped_product(tokens, experts_in, ends).chunk(2, -1)  # [n, F] each
     return grouped_product(F.silu(gate) * up, experts_out, ends)
+
+
+def _gathered(tokens: Tensor, counts: Tensor, experts_in: Tensor, experts_out: Tensor) -> Tensor:
+    """Each token times the matrices of its own expert, in shapes that depend on no data.
+
+    Written as sums of products, because inductor then reads the matrices where they are. A matrix product would have
+    them copied first, one for each token.
+    """
+    numbers = torch.arange(len(tokens), device=tokens.device)
+    expert = torch.searchsorted(counts.cumsum(0), numbers, right=True)  # [n]
+    up, gate = (tokens[:, None] * experts_in[expert]).sum(-1).chunk(2, -1)  # [n, F] each
+    return ((F.silu(gate) * up)[:, None] * experts_out[expert]).sum(-1)
 
 
 def _one_by_one(tokens: Tensor, counts: Tensor, experts_in: Tensor, experts_out: Tensor) -> Tensor:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from olmo.serve.errors import ApiError
@@ -18,6 +16,7 @@ URLS = (CHAT_URL, POINTS_URL)
 _OPENAI_KEYS = frozenset({"custom_id", "method", "url", "body"})
 _MEDIA = {"image": "image_url", "images": "image_url", "video": "video_url", "videos": "video_url"}
 _MAX_KEY_CHARS = 1000
+_ID = "batch_req_"
 
 
 @dataclass(frozen=True)
@@ -59,27 +58,18 @@ class BatchRow:
         return {"row": self.number, "id": self.key, "error": told}
 
     def _response(self, status: int, body: dict[str, Any], error: dict[str, Any] | None) -> dict[str, Any]:
-        request_id = f"batch_req_{self.number}"
+        request_id = f"{_ID}{self.number}"
         response = {"status_code": status, "request_id": request_id, "body": body}
         return {"id": request_id, "custom_id": self.key, "response": response, "error": error}
 
 
-def read_rows(path: Path, model_name: str, start: int = 0) -> Iterator[BatchRow]:
-    """The rows of a file, one at a time; a line that cannot be asked has an error in place of a request.
+def row_number(line: dict[str, Any]) -> int:
+    """Which row a line answers.
 
     Args:
-        path: the file, a JSON object a line.
-        model_name: what the model is called in lines of OpenAI's form; lines that name none mean it.
-        start: rows to pass over.
+        line: what `BatchRow.answered` or `BatchRow.failed` made.
     """
-    number = 0
-    with path.open("rb") as file:
-        for line in file:
-            if not line.strip(b" \t\r\n\xef\xbb\xbf"):
-                continue
-            if number >= start:
-                yield read_row(number, line, model_name)
-            number += 1
+    return int(line["row"] if "row" in line else line["id"].removeprefix(_ID))
 
 
 def read_row(number: int, line: bytes, model_name: str) -> BatchRow:

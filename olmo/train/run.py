@@ -11,7 +11,7 @@ from olmo.checkpoint.tensor_source import SafetensorsSource
 from olmo.io import resolve_model_folder
 from olmo.models.auto import from_pretrained, model_class
 from olmo.models.base import ModelBase
-from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
+from olmo.models.bundled import bundled_model_folder, is_bundled
 from olmo.models.molmo.base_weights import load_llm_and_vit
 from olmo.models.molmo.hf import hf_weight_rules
 from olmo.models.molmo.load import released_config
@@ -98,13 +98,13 @@ def start_folder(name: str) -> Path:
     """The folder of the weights that a run starts from.
 
     Args:
-        name: a folder, a hub id, or `molmo-nano`, the bundled model. A folder of that name wins.
+        name: a folder, a hub id, or the name of a bundled model. A folder of that name wins.
 
     Raises:
         OLMoCheckpointError: there is nothing of this name.
     """
-    if name == BUNDLED_MODEL and not Path(name).is_dir():
-        return bundled_model_folder()
+    if is_bundled(name) and not Path(name).is_dir():
+        return bundled_model_folder(name)
     return resolve_model_folder(name)
 
 

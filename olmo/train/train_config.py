@@ -91,7 +91,7 @@ class TrainConfig(BaseConfig):
 
     init_from: str | None = None
     """Weights to start from: a checkpoint folder (it may hold a part of the model only), relative to the working
-    directory, or a folder or hub id in the released layout; `molmo-nano` is the bundled model."""
+    directory, or a folder or hub id in the released layout, or the name of a bundled model, such as `molmo-nano`."""
 
     init_llm: str | None = None
     """Published language model to start from: folder or hub id. Excludes `init_from`."""

@@ -40,6 +40,8 @@ def test_it_answers_a_file_and_says_how_many_failed(molmo, tiny: Path, picture: 
 @pytest.mark.parametrize(("words", "match"), [
     (["none.jsonl", "out.jsonl"], "there is no file"), (["in.jsonl", "in.jsonl"], "is the file that is read"),
     (["in.jsonl", "out.jsonl", "max_row=3"], "max_rows"), (["in.jsonl", "."], "is a folder"),
+    (["in.jsonl", "out.parquet"], "name it .jsonl"), (["in.jsonl", "out", "--prompt", "What?"], "is not a folder"),
+    (["empty", "out.jsonl"], "holds no requests"), (["empty", "out.jsonl", "--prompt", "What?"], "holds no pictures"),
 ])  # fmt: skip
 def test_wrong_words_are_named_before_the_model_is_loaded(
     molmo, words: list[str], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -47,6 +49,7 @@ def test_wrong_words_are_named_before_the_model_is_loaded(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("olmo.cli.batch.load_model", lambda *a: pytest.fail("a model was loaded"))
     written(tmp_path, 1)
+    (tmp_path / "empty").mkdir()
     result = molmo("batch", *words)
     assert result.code == 1 and match in result.err
 
@@ -57,6 +60,36 @@ def test_a_missing_extra_of_a_batch_is_named(molmo, tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "llguidance", None)
     result = molmo("batch", written(tmp_path, 1), tmp_path / "out.jsonl")
     assert result.code == 1 and "pip install 'molmo[serve]'" in result.err
+
+
+def test_pictures_of_a_folder_with_one_question(molmo, tiny: Path, picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    for name in ("b.png", "a.png"):
+        (tmp_path / "p" / name).write_bytes(picture.read_bytes())
+    words = ("--model", tiny, "--prompt", "What is it?", "--max-new-tokens", "3")
+    assert molmo("batch", tmp_path / "p", tmp_path / "out.jsonl", *words).code == 0
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["a.png", "b.png"] and lines[0]["text"] == lines[1]["text"]
+    assert lines[0]["image_sizes"] == [{"width": 60, "height": 40}]
+
+
+def test_ray_is_named_where_it_is_missing(molmo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = molmo("batch", written(tmp_path, 1), tmp_path / "out.jsonl", "--engine", "ray")
+    assert result.code == 1 and "pip install 'molmo[ray]'" in result.err
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    for wrong in (("--engine", "spark"), ("--workers", "0")):
+        assert molmo("batch", tmp_path / "in.jsonl", tmp_path / "out.jsonl", *wrong).code == 2
+
+
+@pytest.mark.slow
+def test_several_processes_write_what_one_writes(molmo, tiny: Path, tmp_path: Path) -> None:
+    source = written(tmp_path, 20, max_tokens=4)
+    for name, words in (("one", ()), ("two", ("--workers", "2"))):
+        result = molmo("batch", source, tmp_path / name, "--model", tiny, "max_rows=2", *words)
+        assert result.code == 0 and "20 rows are answered" in result.out
+    assert (tmp_path / "one").read_text() == (tmp_path / "two").read_text()
 
 
 @pytest.mark.slow

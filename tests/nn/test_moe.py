@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from olmo.nn import moe
 from olmo.nn.grouped import takes_groups
 from olmo.nn.llm_config import LlmConfig
 from olmo.nn.moe import RoutedMlp
@@ -178,6 +179,25 @@ def test_auto_takes_the_loop_where_rows_are_not_aligned():
     even = routed()
     assert takes_groups(torch.randn(2, 8), even.experts_in, even.experts_out)
     assert not takes_groups(torch.randn(2, 8).half(), even.experts_in)
+
+
+@pytest.mark.parametrize("backend", ["auto", "loop"])
+@torch.no_grad()
+def test_a_compiled_step_is_one_graph_and_equals_the_loop(backend):
+    mlp = routed(moe_backend=backend).eval()
+    compiled = torch.compile(lambda x: mlp(x), fullgraph=True, dynamic=False, backend="eager")
+    for n_rows in (1, 5):
+        x = torch.randn(n_rows, 1, mlp.router.in_features)
+        torch.testing.assert_close(compiled(x), dense_oracle(mlp, x), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_many_tokens_are_compiled_in_pieces(monkeypatch):
+    monkeypatch.setattr(moe, "MOST_GATHERED", 4)
+    mlp = routed().eval()
+    x = torch.randn(2, 5, mlp.router.in_features)
+    compiled = torch.compile(lambda x: mlp(x), dynamic=False, backend="eager")
+    torch.testing.assert_close(compiled(x), dense_oracle(mlp, x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("backend", ["grouped", "loop"])

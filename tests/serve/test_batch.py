@@ -176,7 +176,7 @@ def test_a_batch_goes_on_where_it_was_stopped(model: Molmo, tmp_path: Path) -> N
     run_batch(model, source, tmp_path / "whole.jsonl", CONFIG)
     target = tmp_path / "out.jsonl"
 
-    def stop(n_done: int) -> None:
+    def stop(n_done: int, _: int) -> None:
         if n_done == 7:
             raise StoppedError
 
@@ -186,16 +186,16 @@ def test_a_batch_goes_on_where_it_was_stopped(model: Molmo, tmp_path: Path) -> N
     assert not target.exists() and len(lines_of(part)) == 1 + 7
     with part.open("ab") as file:
         file.write(b'{"row": 7, "text": "cut o')
-    seen: list[int] = []
-    counts = run_batch(model, source, target, CONFIG, progress=seen.append)
-    assert counts == BatchCounts(20, 1, 7) and seen == list(range(7, 21))
+    seen: list[tuple[int, int]] = []
+    counts = run_batch(model, source, target, CONFIG, progress=lambda *told: seen.append(told))
+    assert counts == BatchCounts(20, 1, 7) and seen == [(n, 20) for n in range(7, 21)]
     assert lines_of(target) == lines_of(tmp_path / "whole.jsonl") and not part.exists()
 
 
 def test_answers_to_other_rows_or_of_another_model_are_not_mixed_in(model: Molmo, tmp_path: Path) -> None:
     source, target = written(tmp_path, {"prompt": "a"}, {"prompt": "b"}), tmp_path / "out.jsonl"
 
-    def stop(n_done: int) -> None:
+    def stop(n_done: int, _: int) -> None:
         if n_done == 1:
             raise StoppedError
 

@@ -14,7 +14,7 @@ from olmo.engine.bulk import BulkAnswer, answer_all
 from olmo.exceptions import OLMoConfigurationError, OLMoInputError
 from olmo.models.auto import from_pretrained
 from olmo.models.base import ModelBase
-from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
+from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder, is_bundled
 
 DEFAULT_MAX_NEW_TOKENS = 448
 """Most tokens of an answer where a benchmark asks for no number."""
@@ -26,7 +26,7 @@ class LmmsAnswers:
     """Answers the requests of `lmms-eval` with one of our models.
 
     Args:
-        pretrained: folder or hub id; molmo-nano is the bundled model.
+        pretrained: folder or hub id; molmo-nano and molmo-nano-he are bundled.
         device: where the model runs.
         dtype: number format of the weights.
         batch_size: questions decoded together; `lmms-eval` hands it over as text.
@@ -53,7 +53,7 @@ class LmmsAnswers:
         self.pretrained, self.style = pretrained, style  # the base class names its cache by the first
         super().__init__()
         self.batch_size = _batch_size(batch_size, max_batch_size)
-        folder = bundled_model_folder() if pretrained == BUNDLED_MODEL else pretrained
+        folder = bundled_model_folder(pretrained) if is_bundled(pretrained) else pretrained
         self.model: ModelBase = from_pretrained(folder, device=device or "cpu", dtype=dtype)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:

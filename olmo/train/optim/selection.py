@@ -38,6 +38,10 @@ class SelectionConfig(BaseConfig):
     random_low: float = 0.125
     """Drawn ratios are evenly spread from here to 1; above 0 to 1."""
 
+    whole_share: float = 0.1
+    """Share of the steps after that in which all tokens stay, so that the whole model is not unlearned; 0 to 1, and at
+    most 1 together with `random_share`."""
+
     exploration: float = 1.0
     """Scale of the Gumbel noise that scores get before the choice; it falls linearly to 0 at the end. 0 or more."""
 
@@ -51,9 +55,13 @@ class SelectionConfig(BaseConfig):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise OLMoConfigurationError(f"must be above 0 and at most 1, got {value}", name)
-        for name in ("curriculum_share", "random_share"):
+        for name in ("curriculum_share", "random_share", "whole_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OLMoConfigurationError(f"must be 0 to 1, got {getattr(self, name)}", name)
+        if self.random_share + self.whole_share > 1:
+            raise OLMoConfigurationError(
+                f"and random_share are {self.random_share + self.whole_share:g} together, at most 1", "whole_share"
+            )
         for name in ("exploration", "output_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise OLMoConfigurationError(f"must be 0 or more, got {getattr(self, name)}", name)
@@ -73,8 +81,11 @@ def ratio_at(config: SelectionConfig, target: float, step: int, max_steps: int, 
     if step < n_steps:
         return target + (config.start - target) * 0.5 * (1.0 + math.cos(math.pi * step / n_steps))
     draw = np.random.default_rng((seed, step, _STREAM))
-    if draw.random() < config.random_share:
+    kind = draw.random()
+    if kind < config.random_share:
         return float(draw.uniform(config.random_low, 1.0))
+    if kind >= 1.0 - config.whole_share:
+        return 1.0
     return target
 
 

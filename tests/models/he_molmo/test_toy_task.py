@@ -25,7 +25,7 @@ from olmo.train.optim.selection import SelectionConfig, exploration_at, ratio_at
 COLOURS = {"r": (220, 30, 30), "g": (30, 200, 30), "b": (30, 30, 220), "y": (220, 210, 30)}
 CELLS = "abcdefghijklmnop"
 BATCH_SIZE, N_UNSEEN = 64, 1000
-N_FULL, N_SCORER, N_ALL = 500, 150, 300
+N_FULL, N_SCORER, N_ALL = 700, 150, 500
 RATIOS = (0.125, 0.25, 0.5, 1.0)
 
 Loss = Callable[[dict[str, torch.Tensor], int], torch.Tensor]
@@ -111,7 +111,7 @@ def train_scorer(model: HeMolmo, toy: Toy) -> None:
 def train_all(model: HeMolmo, toy: Toy) -> None:
     """Stage 2b: everything, at ratios from 1 down to the target, drawn to what the model says with all tokens."""
     model.requires_grad_(True)
-    course = SelectionConfig()
+    course = SelectionConfig(random_share=0.5)
 
     def loss_of(batch: dict[str, torch.Tensor], step: int) -> torch.Tensor:
         with torch.no_grad():
@@ -123,7 +123,7 @@ def train_all(model: HeMolmo, toy: Toy) -> None:
         return out.loss + course.output_weight * F.kl_div(said, taught, reduction="batchmean", log_target=True)
 
     others = [p for name, p in model.named_parameters() if not name.startswith("token_selector.")]
-    groups = [{"params": others, "lr": 6e-4}, {"params": list(model.token_selector.parameters()), "lr": 3e-3}]
+    groups = [{"params": others, "lr": 4e-4}, {"params": list(model.token_selector.parameters()), "lr": 3e-3}]
     train(toy, groups, N_ALL, loss_of, seed=3)
 
 
@@ -171,8 +171,7 @@ def test_p62_p63_p64_the_answer_is_found_among_a_quarter_of_the_tokens(make_conf
     train_all(model, toy)
     found = [result(model, toy, selection_ratio=ratio) for ratio in RATIOS]
     random = result(chosen_at_random(model), toy, selection_ratio=0.25).accuracy
-    # Measured: the Molmo 1.0; after 2a .569, .779, .941, 1.0 and every square kept; after 2b .961, .991, .997, .994;
-    # a random choice .305.
+    # Measured: the Molmo .997; after 2b .836, .990, .996, .990 and every square kept; a random choice .304.
     assert found[1].accuracy >= full - 0.02 and found[1].recall >= 0.9
     assert random <= found[1].accuracy - 0.15
     for fewer, more in pairwise(found):

@@ -20,7 +20,8 @@ def test_p64_the_ratio_falls_along_a_cosine_and_then_some_are_drawn() -> None:
     first, rest = ratios[: N // 2], ratios[N // 2 :]
     assert first[0] == 1.0 and first[N // 4] == pytest.approx(0.625)
     assert (np.diff(first) < 0).all() and first[-1] == pytest.approx(0.25, abs=1e-5)
-    drawn = rest[rest != 0.25]
+    assert (rest == 1.0).mean() == pytest.approx(0.1, abs=0.03), "some steps see everything"
+    drawn = rest[(rest != 0.25) & (rest != 1.0)]
     assert len(drawn) / len(rest) == pytest.approx(0.25, abs=0.03)
     assert drawn.min() >= 0.125 and drawn.max() <= 1.0
     shares = np.histogram(drawn, bins=7, range=(0.125, 1.0))[0] / len(drawn)
@@ -28,14 +29,14 @@ def test_p64_the_ratio_falls_along_a_cosine_and_then_some_are_drawn() -> None:
 
 
 def test_every_process_and_every_restart_draws_the_same() -> None:
-    config = SelectionConfig(curriculum_share=0.0, random_share=1.0)
+    config = SelectionConfig(curriculum_share=0.0, random_share=1.0, whole_share=0.0)
     assert np.array_equal(course(config), course(config))
     assert not np.array_equal(course(config), course(config, seed=1))
     assert len(set(course(config))) == N, "each step has a draw of its own"
 
 
 def test_a_course_without_chance_and_one_without_a_curriculum() -> None:
-    assert set(course(SelectionConfig(curriculum_share=0.0, random_share=0.0))) == {0.25}
+    assert set(course(SelectionConfig(curriculum_share=0.0, random_share=0.0, whole_share=0.0))) == {0.25}
     slow = course(SelectionConfig(start=0.5, curriculum_share=1.0))
     assert slow[0] == 0.5 and (np.diff(slow) < 0).all() and slow[-1] > 0.25
 
@@ -50,6 +51,7 @@ def test_noise_goes_away() -> None:
     ("name", "value"),
     [
         ("start", 0.0), ("target", 1.5), ("random_low", -0.1), ("curriculum_share", 2.0), ("random_share", -1.0),
+        ("whole_share", 0.9),
         ("exploration", -1.0), ("output_weight", float("inf")), ("output_weight", float("nan")),
     ],
 )  # fmt: skip
