@@ -197,7 +197,7 @@ def against_transformers(options: Any, clients: tuple[int, ...], per_client: int
 
 def run(options: Any) -> None:
     """Measure and report."""
-    per_client, n_runs = (1, 1) if options.quick else (4, 5)
+    per_client, n_runs = (1, 1) if options.quick else (2, 5)
     clients = CLIENTS[:2] if options.quick else CLIENTS
     machine = hardware()
     with ExitStack() as stack:
@@ -207,7 +207,7 @@ def run(options: Any) -> None:
         rows = [
             measure(sides, w, more, n, max(8, n * per_client), n_runs) for w, more in WORKLOADS.items() for n in clients
         ]
-    others, second_peer = against_transformers(options, clients, per_client, n_runs)
+    others, second_peer = against_transformers(options, CLIENTS[:2], 1, min(n_runs, 3))
     result = report(
         "serve",
         "requests/s",

@@ -37,6 +37,7 @@ from olmo.train.train_config import TrainConfig, TrainTaskName
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "nano.json"
 HE_RESULT = ROOT / "benchmarks" / "results" / "he_accuracy.json"
+SERVE_RESULT = ROOT / "benchmarks" / "results" / "serve.json"
 OPTIONS_RESULT = ROOT / "benchmarks" / "results" / "decode_options.json"
 PICTURE = ROOT / "docs" / "images" / "annotated.png"
 NANO_CONFIG = ROOT / "configs" / "molmo-nano-wide"
@@ -277,6 +278,20 @@ def points(figure: dict[str, Any], prefix: str = "") -> str:
     return f"{100 * figure[f'{prefix}difference']:+.1f} ± {100 * figure[f'{prefix}difference_error']:.1f}"
 
 
+def served() -> str:
+    """What a server does a second, and how soon the first token comes, beside its peers."""
+    if not SERVE_RESULT.is_file():
+        return "Not measured yet: `python benchmarks/serve.py --save` writes the figures."
+    result = json.loads(SERVE_RESULT.read_text(encoding="utf-8"))
+    cells = []
+    for row in result["rows"]:
+        ours, peer = row["first_token_ms"].values()
+        figures = (f"{row['ours']:.2f}", f"{row['peer']:.2f}", f"{row['ratio']:.2f}x")
+        cells.append((row["case"], *figures, f"{ours:.0f}", f"{peer:.0f}"))
+    header = ("Case", "Requests/s", "Peer", "Ratio", "First token, ms", "Peer, ms")
+    return f"{table(header, cells)}\n\nPeer: {result['peer']}; then {result['second_peer']}."
+
+
 def decode_options() -> str:
     """What each option of decoding gains."""
     if not OPTIONS_RESULT.is_file():
@@ -316,6 +331,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "nano results": nano_results,
     "he tasks": he_tasks,
     "he scorers": he_scorers,
+    "served": served,
     "decode options": decode_options,
 }
 
