@@ -2,8 +2,8 @@
 
     python scripts/mix_scorers.py runs/he_nano_few/final runs/he_nano_scorer/final 0.72 runs/he_nano_mixed
 
-Both have to share everything but the scorer, so the second was trained from the first with the scorer alone. The mean was
-better than either: docs/log.md has the figures.
+Both have to share everything but the scorer, so the second was trained from the first with the scorer alone.
+The mean was better than either: docs/log.md has the figures.
 """
 
 from __future__ import annotations
