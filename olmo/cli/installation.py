@@ -20,6 +20,8 @@ PURPOSES = {
     "tensorboard": "watching a run in TensorBoard",
     "wandb": "watching a run in Weights & Biases",
     "remote": "checkpoints at remote places",
+    "offload": "a model over several devices, memory and disk (--device-map)",
+    "ray": "molmo batch over several machines",
 }
 """Extras that bring packages of their own, and what each is for. `train` and `all` are made of these."""
 

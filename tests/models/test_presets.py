@@ -27,7 +27,7 @@ N_PARAMS = {
     "molmo-72b": 73_308_285_952,
     "molmoe-1b": 7_221_875_712,
     "videoolmo-7b": 8_021_025_280,  # the parts of molmo-7b-d
-    "hemolmo-7b": 8_021_025_280 + 9_179_688,  # and a scorer
+    "hemolmo-7b": 8_021_025_280 + 9_189_928,  # and a scorer
 }
 NOMINAL = {
     "molmo-1b": (0.0, 1.6e9), "molmo-7b-d": (7e9, 8.5e9), "molmo-7b-o": (7e9, 8.5e9), "molmo-72b": (70e9, 76e9),

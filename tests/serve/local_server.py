@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import faulthandler
 import io
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -67,8 +69,11 @@ class LocalServer:
         """Stop it; whatever it did, it must end."""
         self.client.close()
         self.server.drain()
-        self._thread.join(60)
-        assert not self._thread.is_alive(), "the server does not end"
+        self._thread.join(self.server.answering.config.drain_timeout_s + 30)  # what still runs is cut off by then
+        if self._thread.is_alive():
+            faulthandler.dump_traceback(file=sys.__stderr__)  # of all threads: where it hangs
+        told = f"{self.server.answering.n_admitted} requests are let in, should_exit={self.server.should_exit}"
+        assert not self._thread.is_alive(), f"the server does not end; {told}"
 
 
 @contextmanager
