@@ -35,16 +35,16 @@ def he_model() -> HeMolmo:
     return HeMolmo(chooses, seed=3).eval()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def he_server(he_model: HeMolmo) -> Iterator[LocalServer]:
     """A server of it that takes larger files."""
     with serving(he_model, max_media_bytes=10**6, max_body_bytes=2 * 10**6) as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local(model: Molmo) -> Iterator[LocalServer]:
-    """The server that most tests ask."""
+    """The server that most tests ask. Not for the session: tests of training fork and send signals."""
     with serving(model) as server:
         yield server
 
