@@ -69,7 +69,7 @@ def batch(
     quantize: Quantize = None,
 ) -> None:
     """Answer a file of requests; it goes on where it stopped."""
-    runner = _serving("batch")
+    runner = _module("run")
     choices = Choices(model=model, adapter=adapter, device=device, dtype=dtype, quantize=quantize)
     asked = chosen_model(choices)
     named = given(model_name=name, default_max_tokens=max_new_tokens)
@@ -78,7 +78,7 @@ def batch(
     runner.check_files(source, target, prompt=prompt, fresh=fresh)
     load = partial(load_for_batch, video=VideoChoices() if for_video else None)
     base = (source if source.is_dir() else source.parent).absolute()
-    plan = partial(_serving("batch_worker").WorkerPlan, config=settings, base=base)
+    plan = partial(_module("worker").WorkerPlan, config=settings, base=base)
     answering = _answering(engine, workers, choices, load, plan)
     with answering as answers, _progress(source.name) as progress:
         counts = runner.run_batch(answers, source, target, settings, prompt=prompt, fresh=fresh, progress=progress)
@@ -100,10 +100,10 @@ def _answering(
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is told to anybody
         uses_gpu = choices.device is not None and choices.device.startswith("cuda")
         chosen = replace(choices, device="cuda") if uses_gpu else choices  # Ray shows each worker its own GPU alone
-        return closing(_serving("batch_ray").RayWorkers(plan(load=partial(load, _absolute(chosen))), workers, uses_gpu))
+        return closing(_module("ray").RayWorkers(plan(load=partial(load, _absolute(chosen))), workers, uses_gpu))
     if workers is not None and workers > 1:
         plans = [plan(load=partial(load, _of_one(choices, place))) for place in range(workers)]
-        return closing(_serving("batch_processes").ProcessWorkers(plans))
+        return closing(_module("processes").ProcessWorkers(plans))
     return nullcontext(load(choices))
 
 
@@ -114,9 +114,9 @@ def load_for_batch(choices: Choices, video: VideoChoices | None) -> ModelBase:
     return loaded
 
 
-def _serving(name: str) -> Any:
+def _module(name: str) -> Any:
     try:
-        return importlib.import_module(f"olmo.serve.{name}")
+        return importlib.import_module(f"olmo.serve.batch.{name}")
     except ModuleNotFoundError as error:
         raise OLMoConfigurationError(f"a batch needs {error.name}: pip install 'molmo[serve]'") from None
 

@@ -16,8 +16,8 @@ from olmo.models.molmo.molmo import Molmo
 from olmo.models.video_olmo.video_olmo import VideoOlmo, VideoOlmoConfig
 from olmo.preprocessing.image import load_image
 from olmo.serve.answering import Answering
-from olmo.serve.batch import BATCH_LIMITS, BatchCounts, run_batch
-from olmo.serve.batch_rows import read_row
+from olmo.serve.batch.rows import read_row
+from olmo.serve.batch.run import BATCH_LIMITS, BatchCounts, run_batch
 from olmo.serve.serve_config import ServeConfig
 
 CONFIG = ServeConfig(**{**BATCH_LIMITS, "model_name": "tiny", "max_rows": 4, "default_max_tokens": 6})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from olmo.exceptions import OLMoInputError
-from olmo.serve.batch_files import BatchOutput
+from olmo.serve.batch.files import BatchOutput
 
 SETTINGS = {"rows": "abc", "weights": "def", "more": {"a": (1, 2)}}
 

@@ -19,11 +19,11 @@ import pytest
 from olmo.exceptions import OLMoConfigurationError, OLMoError, OLMoInputError
 from olmo.models.auto import from_pretrained
 from olmo.models.molmo.molmo import Molmo
-from olmo.serve import batch_ray
-from olmo.serve.batch import BATCH_LIMITS, BatchCounts, run_batch
-from olmo.serve.batch_ray import RayWorkers
-from olmo.serve.batch_registry import Registry
-from olmo.serve.batch_worker import WorkerPlan
+from olmo.serve.batch import ray as batch_ray
+from olmo.serve.batch.ray import RayWorkers
+from olmo.serve.batch.registry import Registry
+from olmo.serve.batch.run import BATCH_LIMITS, BatchCounts, run_batch
+from olmo.serve.batch.worker import WorkerPlan
 from olmo.serve.serve_config import ServeConfig
 
 CONFIG = ServeConfig(**{**BATCH_LIMITS, "model_name": "tiny", "max_rows": 2, "default_max_tokens": 8})

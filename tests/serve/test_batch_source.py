@@ -11,7 +11,7 @@ import pytest
 from local_server import picture_bytes
 
 from olmo.exceptions import OLMoConfigurationError, OLMoInputError
-from olmo.serve.batch_source import BatchSource, Chunk, RowReader
+from olmo.serve.batch.source import BatchSource, Chunk, RowReader
 
 
 def jsonl(path: Path, n: int, first: int = 0) -> Path:

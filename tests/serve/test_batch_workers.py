@@ -17,10 +17,10 @@ from olmo.exceptions import OLMoError, OLMoInputError
 from olmo.models.auto import from_pretrained
 from olmo.models.base import ModelBase
 from olmo.models.molmo.molmo import Molmo
-from olmo.serve.batch import BATCH_LIMITS, BatchCounts, run_batch
-from olmo.serve.batch_processes import ProcessWorkers
-from olmo.serve.batch_source import Chunk
-from olmo.serve.batch_worker import BatchWorker, Lines, WorkerPlan
+from olmo.serve.batch.processes import ProcessWorkers
+from olmo.serve.batch.run import BATCH_LIMITS, BatchCounts, run_batch
+from olmo.serve.batch.source import Chunk
+from olmo.serve.batch.worker import BatchWorker, Lines, WorkerPlan
 from olmo.serve.serve_config import ServeConfig
 
 CONFIG = ServeConfig(**{**BATCH_LIMITS, "model_name": "tiny", "max_rows": 2, "default_max_tokens": 4})

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from olmo.exceptions import OLMoInputError
 from olmo.io import sync_to_disk
-from olmo.serve.batch_rows import row_number
+from olmo.serve.batch.rows import row_number
 
 try:
     import fcntl

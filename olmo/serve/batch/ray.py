@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from olmo.exceptions import OLMoConfigurationError, OLMoError
-from olmo.serve.batch_registry import Registry
-from olmo.serve.batch_source import Chunk
-from olmo.serve.batch_worker import BatchWorker, Lines, WorkerPlan, told_failure
+from olmo.serve.batch.registry import Registry
+from olmo.serve.batch.source import Chunk
+from olmo.serve.batch.worker import BatchWorker, Lines, WorkerPlan, told_failure
 
 _TASKS = 2  # chunks that a worker answers at a time, so that its rows are taken while one waits for its last answer
 _LOOK_S = 10.0  # without an answer, until the machines are counted

@@ -1,7 +1,7 @@
 """`BatchWorker`: a model in a process of its own that answers chunks of a batch, and what others need to know of it.
 
-How chunks come in and lines go out is for who starts the process, `olmo.serve.batch_processes` or
-`olmo.serve.batch_ray`.
+How chunks come in and lines go out is for who starts the process, `olmo.serve.batch.processes` or
+`olmo.serve.batch.ray`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from olmo.exceptions import OLMoError
 from olmo.models.base import ModelBase
 from olmo.serve.answering import Answering, video_spec
-from olmo.serve.batch_answers import Write, answer_rows, deciding
-from olmo.serve.batch_rows import read_row
-from olmo.serve.batch_source import Chunk, RowReader
+from olmo.serve.batch.answers import Write, answer_rows, deciding
+from olmo.serve.batch.rows import read_row
+from olmo.serve.batch.source import Chunk, RowReader
 from olmo.serve.local_media import LocalMedia
 from olmo.serve.serve_config import ServeConfig
 

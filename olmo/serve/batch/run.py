@@ -15,11 +15,11 @@ from typing import Any
 from olmo.exceptions import OLMoError, OLMoInputError
 from olmo.models.base import ModelBase
 from olmo.serve.answering import Answering, video_spec
-from olmo.serve.batch_answers import answer_rows, deciding
-from olmo.serve.batch_files import BatchOutput
-from olmo.serve.batch_rows import BatchRow, read_row
-from olmo.serve.batch_source import BatchSource, RowReader, picture_names, request_files
-from olmo.serve.batch_worker import Workers
+from olmo.serve.batch.answers import answer_rows, deciding
+from olmo.serve.batch.files import BatchOutput
+from olmo.serve.batch.rows import BatchRow, read_row
+from olmo.serve.batch.source import BatchSource, RowReader, picture_names, request_files
+from olmo.serve.batch.worker import Workers
 from olmo.serve.errors import ApiError
 from olmo.serve.local_media import LocalMedia
 from olmo.serve.serve_config import ServeConfig
@@ -71,7 +71,7 @@ def run_batch(
     Args:
         model: any model; nobody else may use it meanwhile. Or processes that have models of their own, of the same
             `config`; they are not closed.
-        source: JSONL, Parquet or a folder; see `olmo.serve.batch_source` and `olmo.serve.batch_rows`. Relative paths in
+        source: JSONL, Parquet or a folder; see `olmo.serve.batch.source` and `olmo.serve.batch.rows`. Relative paths in
             it start from its folder.
         target: JSONL to write, a line for each row in the order of the rows. It is there only when it is whole.
         config: limits, and what rows call the model.

@@ -12,7 +12,7 @@ from olmo.eval.predictions import weights_fingerprint
 from olmo.exceptions import OLMoError
 from olmo.models.base import ModelBase
 from olmo.serve.answering import Answering
-from olmo.serve.batch_rows import POINTS_URL, BatchRow
+from olmo.serve.batch.rows import POINTS_URL, BatchRow
 from olmo.serve.errors import as_api_error
 from olmo.serve.replies import Reply
 from olmo.serve.serve_config import ServeConfig

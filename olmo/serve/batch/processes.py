@@ -14,8 +14,8 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from olmo.exceptions import OLMoError
-from olmo.serve.batch_source import Chunk
-from olmo.serve.batch_worker import BatchWorker, Lines, WorkerPlan, told_failure
+from olmo.serve.batch.source import Chunk
+from olmo.serve.batch.worker import BatchWorker, Lines, WorkerPlan, told_failure
 
 _MAX_EARLY_DEATHS = 3  # of processes in a row that answered nothing
 _CLOSE_S = 10.0
