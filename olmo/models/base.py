@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from olmo.exceptions import OLMoInputError
+from olmo.models.feature_cache import encoded_once
 from olmo.models.fusing import fused_inputs
 from olmo.models.generate import generate, stream
 from olmo.models.llm_inputs import LlmInputs, visible_keys
@@ -52,6 +53,7 @@ class ModelBase(StoredModel):
         self._tokenizer: Tokenizer | None = None
         self.places = self.spread = None
         self.feature_cache = None
+        self.encodes_once = False
         self.prefix_cache = None
         self.compiled_decoding = None
         device, vision = torch.get_default_device(), config.vision_backbone
@@ -199,11 +201,15 @@ class ModelBase(StoredModel):
         return self.choose_pictures(text, pictures, self.features_of(pictures), **settings)
 
     def features_of(self, pictures: PictureInputs) -> torch.Tensor:
-        """`encode_images`, but for crops whose features are in `feature_cache`, in inference where there is one."""
-        cache = self.feature_cache
-        if cache is None or self.training or torch.is_grad_enabled() or not self.encodes_alone(pictures):
+        """`encode_images`, but for crops whose features are in `feature_cache`, in inference where there is one.
+
+        Where `encodes_once` is set, equal crops are encoded together.
+        """
+        if not self.encodes_alone(pictures):
             return self.encode_images(pictures)
-        return cache(pictures, self.encode_images)
+        if self.feature_cache is not None and not self.training and not torch.is_grad_enabled():
+            return self.feature_cache(pictures, self.encode_images)
+        return encoded_once(pictures, self.encode_images) if self.encodes_once else self.encode_images(pictures)
 
     def reuses_prefixes(self) -> bool:
         """Whether what is computed of a prompt's beginning depends on that alone; picture tokens may look ahead."""

@@ -1,4 +1,7 @@
-"""`FeatureCache`: picture features are kept, so that another question about a picture need not encode it again."""
+"""Another question about a picture need not encode it again.
+
+`FeatureCache` keeps picture features from call to call; `encoded_once` encodes equal crops of one call together.
+"""
 
 from __future__ import annotations
 
@@ -68,6 +71,21 @@ class FeatureCache:
         while self.n_bytes > self.max_bytes and self._kept:
             _, oldest = self._kept.popitem(last=False)
             self.n_bytes -= oldest.nbytes
+
+
+def encoded_once(pictures: PictureInputs, encode: Callable[[PictureInputs], Tensor]) -> Tensor:
+    """Features `[M, entries, D]` of M crops, of which equal ones are encoded together; gradients add up in them."""
+    keys = crop_keys(pictures)
+    first: dict[bytes, int] = {}
+    for i, key in enumerate(keys):
+        first.setdefault(key, i)
+    if len(first) == len(keys):
+        return encode(pictures)
+    device = pictures.images.device
+    is_first = torch.zeros(len(keys), dtype=torch.bool, device=device)
+    is_first[list(first.values())] = True
+    place = {key: i for i, key in enumerate(first)}
+    return encode(pictures.some(is_first))[torch.tensor([place[key] for key in keys], device=device)]
 
 
 def crop_keys(pictures: PictureInputs) -> list[bytes]:

@@ -28,6 +28,7 @@ class StoredModel(nn.Module):
     """What it was built from."""
 
     feature_cache: FeatureCache | None
+    encodes_once: bool
     """Keeps picture features between calls; None keeps none."""
 
     places: Places | None

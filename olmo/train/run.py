@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from olmo.checkpoint.hf import load_by_rules
-from olmo.checkpoint.native import LoadReport
-from olmo.checkpoint.tensor_source import SafetensorsSource
 from olmo.io import resolve_model_folder
 from olmo.models.auto import from_pretrained, model_class
 from olmo.models.base import ModelBase
-from olmo.models.bundled import bundled_model_folder, is_bundled
 from olmo.models.molmo.base_weights import load_llm_and_vit
-from olmo.models.molmo.hf import hf_weight_rules
 from olmo.models.molmo.load import released_config
 from olmo.models.molmo.molmo import Molmo, MolmoConfig
+from olmo.train.first_weights import fill, start_folder
 from olmo.train.lora.adapters import apply_lora
 from olmo.train.parallel.processes import init_parallel
 from olmo.train.tasks.grounding import GroundedLanguageTask
@@ -66,7 +62,7 @@ def build_model(config: TrainConfig, base_dir: Path) -> ModelBase:
         first = first_config(config, base_dir)
         model = model_class(first.model_name)(first, seed=config.seed)
         if config.init_from is not None:
-            _fill(model, config.init_from)
+            fill(model, config.init_from)
         elif config.init_llm or config.init_vit:
             load_llm_and_vit(model, config.init_llm, config.init_vit)
     if config.lora is not None:
@@ -92,27 +88,3 @@ def first_config(config: TrainConfig, base_dir: Path) -> MolmoConfig:
     if (folder / "config.yaml").is_file():
         return MolmoConfig.load(folder, config.model_overrides)
     return released_config(Molmo, folder, config.model_overrides)
-
-
-def start_folder(name: str) -> Path:
-    """The folder of the weights that a run starts from.
-
-    Args:
-        name: a folder, a hub id, or the name of a bundled model. A folder of that name wins.
-
-    Raises:
-        OLMoCheckpointError: there is nothing of this name.
-    """
-    if is_bundled(name) and not Path(name).is_dir():
-        return bundled_model_folder(name)
-    return resolve_model_folder(name)
-
-
-def _fill(model: ModelBase, source: str) -> None:
-    """Load weights of the released layout, or of this package's, which may be of a part of the model."""
-    folder = start_folder(source)
-    if (folder / "config.json").is_file() and not (folder / "config.yaml").is_file():
-        load_by_rules(model, SafetensorsSource(folder), hf_weight_rules(model.config))
-        return
-    report = model.load_checkpoint(folder, strict=False)
-    LoadReport(unexpected=report.unexpected, mismatched=report.mismatched).require_clean(folder)

@@ -32,7 +32,7 @@ LAYERS: Layers = (
 
 TRAIN_LAYERS: Layers = (
     (("task",),),
-    (("parallel",), ("lora",), ("watch",), ("run_folder",)),
+    (("first_weights",), ("parallel",), ("lora",), ("watch",), ("run_folder",)),
     (("optim",),),
     (("train_config",),),
     (("step", "evaluation", "stop_request", "trainer"), ("tasks",)),

@@ -49,6 +49,15 @@ class SelectionConfig(BaseConfig):
     """Weight of the divergence of what the model says with some of its tokens from what it says with all, 0 or more;
     0: none. It costs a further forward pass."""
 
+    output_teacher: str | None = None
+    """What else to draw it to: what this model says with all tokens, which does not learn. A folder, a hub id or the
+    name of a bundled model, of the same architecture; None: the model in training itself. With a teacher of its own the
+    divergence is taken in all steps, also those that keep all tokens."""
+
+    questions: int = 1
+    """Conversations of an example that are drawn for a step, at least 1. Each is a row with a choice of tokens of its
+    own; the picture is encoded once for all of them. `batch_size` counts examples."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("start", "target", "random_low"):
@@ -62,6 +71,10 @@ class SelectionConfig(BaseConfig):
             raise OLMoConfigurationError(
                 f"and random_share are {self.random_share + self.whole_share:g} together, at most 1", "whole_share"
             )
+        if self.questions < 1:
+            raise OLMoConfigurationError(f"must be at least 1, got {self.questions}", "questions")
+        if self.output_teacher is not None and self.output_weight == 0.0:
+            raise OLMoConfigurationError("does not count while output_weight is 0; raise that", "output_teacher")
         for name in ("exploration", "output_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise OLMoConfigurationError(f"must be 0 or more, got {getattr(self, name)}", name)

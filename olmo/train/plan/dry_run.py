@@ -27,6 +27,7 @@ from olmo.train.parallel.processes import Layout, plan_layout
 from olmo.train.plan.memory import BFLOAT16, FLOAT32, MicroBatch, TrainMemory, activation_bytes
 from olmo.train.run import TASKS, first_config
 from olmo.train.task import Batch, TrainTask
+from olmo.train.tasks.questions import IS_REPEAT
 from olmo.train.train_config import Precision, TrainConfig
 
 N_LOOKED_AT = 16
@@ -164,8 +165,9 @@ def _look(task: TrainTask, config: TrainConfig) -> Sizes:
 
 
 def _n_crops(batch: Batch) -> int:
-    if "image_input_idx" in batch:  # [1, N, tokens]; -1 throughout for a crop that only fills up
-        return int((batch["image_input_idx"] >= 0).any(dim=-1).sum())
+    if "image_input_idx" in batch:  # [B, N, tokens]; -1 throughout for a crop that only fills up
+        is_used = (batch["image_input_idx"] >= 0).any(dim=-1)
+        return int((is_used & ~batch[IS_REPEAT][:, None] if IS_REPEAT in batch else is_used).sum())
     return len(batch["images"]) if "images" in batch else 0
 
 
@@ -221,6 +223,8 @@ def _memory(
     mode = config.activation_checkpointing
     # Gradients are exchanged in the last micro-batch of a step, and until then every process holds whole ones.
     once = n_micro_batches == 1
+    is_taught = config.selection is not None and config.selection.output_teacher is not None
+    teacher = FLOAT32 * n_params if is_taught else 0.0  # whole on every device
     copies = 0.0
     if is_half:  # products keep them for the backward pass; blocks that are computed again make theirs when needed
         copies += BFLOAT16 * (n_params if mode is None else max(blocks)) / layout.tensor
@@ -228,7 +232,7 @@ def _memory(
         gathered = BFLOAT16 if config.parallel.param_dtype is FloatName.bfloat16 else FLOAT32
         copies += gathered * (2 * max(blocks) + n_params - sum(blocks)) / layout.tensor
     return TrainMemory(
-        weights=FLOAT32 * n_params / split,
+        weights=FLOAT32 * n_params / split + teacher,
         gradients=FLOAT32
         * n_learning
         / (split if once or config.parallel.exchange_each_micro_batch else layout.tensor),

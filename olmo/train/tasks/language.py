@@ -160,7 +160,7 @@ class LanguageTask:
         config = self.model.config
         lengths, n_crops, frames = lengths.double(), 0, Flops()
         if "image_input_idx" in batch:
-            is_used = (batch["image_input_idx"] >= 0).flatten(2).any(dim=-1)  # [B, N]
+            is_used = self.encoded_crops(batch)
             if isinstance(config, VideoOlmoConfig) and "frame_facts" in batch:
                 frames = crop_flops(config, crop_kinds(batch["frame_facts"][is_used].tolist()))
             else:
@@ -173,6 +173,10 @@ class LanguageTask:
             n_logits=int((batch["labels"] != -100).sum()),
         )
         return Flops(vit=forward.vit + frames.vit, connector=forward.connector + frames.connector, llm=forward.llm)
+
+    def encoded_crops(self, batch: Batch) -> torch.Tensor:
+        """`[B, N]` bool: crops of a batch with pictures that the encoder sees."""
+        return (batch["image_input_idx"] >= 0).flatten(2).any(dim=-1)
 
     def flops_with_backward(self, forward: Flops) -> float:
         """Of forward and backward pass, for what learns in this run."""

@@ -7,12 +7,11 @@ Besides the losses that the model adds itself, what it says with some tokens is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -21,13 +20,16 @@ from olmo.exceptions import OLMoConfigurationError
 from olmo.models.base import ModelBase
 from olmo.models.flops import PARTS, Flops, llm_flops
 from olmo.models.he_molmo.he_molmo import HeMolmo
-from olmo.models.he_molmo.he_molmo_config import Granularity, HeMolmoConfig, Teacher
+from olmo.models.he_molmo.he_molmo_config import Granularity, HeMolmoConfig, ScorerType, Teacher
 from olmo.models.he_molmo.token_selector import kept_counts
+from olmo.models.outputs import OLMoOutput
 from olmo.nn.loss import target_positions
+from olmo.train.first_weights import fill
 from olmo.train.optim.adamw import component_configs
 from olmo.train.optim.selection import SelectionConfig, exploration_at, ratio_at
-from olmo.train.task import Batch, Prepare, Tally
-from olmo.train.tasks.language import LanguageTask
+from olmo.train.task import Batch, Tally
+from olmo.train.tasks.language import SOURCE_IDS, LanguageTask
+from olmo.train.tasks.questions import IS_REPEAT, CollateQuestions, PrepareQuestions
 from olmo.train.train_config import TrainConfig
 
 LOSSES = ("loss_budget", "loss_distillation")
@@ -36,32 +38,10 @@ LOSSES = ("loss_budget", "loss_distillation")
 TALLIES = ("loss_answers", *LOSSES, "loss_output", "selection_gate", "selection_ratio")
 
 
-class PrepareOneQuestion:
-    """Examples with one of their conversations: tokens kept for ten questions at once would teach what suits any.
-
-    Args:
-        prepare: makes tensors of an example.
-    """
-
-    def __init__(self, prepare: Prepare) -> None:
-        self.prepare = prepare
-
-    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> Mapping[str, Any]:
-        """Tensors of an example with a conversation that is drawn."""
-        conversations = example.get("message_list")
-        if isinstance(conversations, list | tuple) and len(conversations) > 1:
-            i = int(rng.integers(len(conversations)))
-            one: dict[str, Any] = {**example, "message_list": [conversations[i]]}
-            if isinstance(styles := example.get("styles"), list | tuple) and len(styles) == len(conversations):
-                one["styles"] = [styles[i]]
-            example = one
-        return self.prepare(example, rng)
-
-
 class SelectedLanguageTask(LanguageTask):
     """The language task for a HeMolmo, with the course of its selection.
 
-    A row asks one question: of an example with several conversations one is drawn, each time anew. Evaluations take
+    A row asks one question; of an example with several conversations some are drawn, each time anew. Evaluations take
     the loss of the answers alone, at the model's own ratio.
 
     Args:
@@ -80,8 +60,11 @@ class SelectedLanguageTask(LanguageTask):
         self.selection = config.selection or SelectionConfig()
         self.ratio, self.exploration = self.selection.start, self.selection.exploration
         self.tally_names = (*self.tally_names, *TALLIES)
-        self.prepare = PrepareOneQuestion(self.prepare)
-        self.evaluation_prepare = PrepareOneQuestion(self.evaluation_prepare)
+        self.prepare = PrepareQuestions(self.prepare, self.selection.questions)
+        self.evaluation_prepare = PrepareQuestions(self.evaluation_prepare, 1)
+        self.collate = CollateQuestions(self.collate)
+        model.encodes_once = self.selection.questions > 1
+        self.teacher = None if self.selection.output_teacher is None else self._teacher(self.selection.output_teacher)
 
     def begin_step(self, step: int, max_steps: int) -> None:
         """Take the ratio and the noise of a step."""
@@ -93,7 +76,7 @@ class SelectedLanguageTask(LanguageTask):
         """Mean loss of the answers, plus what teaches the selection."""
         if not self.module.training:
             return super().loss(batch)
-        taught = self._logits_of_all_tokens(batch) if self._needs_all_tokens else None
+        taught = self._taught(batch) if self._is_taught else None
         out = self.run(batch, z_loss=self.config.z_loss, selection_ratio=self.ratio, exploration=self.exploration)
         assert out.loss is not None, "labels were given"
         loss, aux = out.loss, out.aux or {}
@@ -107,14 +90,40 @@ class SelectedLanguageTask(LanguageTask):
         tally: Tally = {name: (value.detach().float() * weight, weight) for name, value in parts.items()}
         return loss, {**self.by_source(out.logits, batch), **self.of_routers(out, batch), **tally}
 
-    @property
-    def _needs_all_tokens(self) -> bool:
-        return self.selection.output_weight > 0.0 and self.ratio < 1.0
+    def run(self, batch: Batch, **settings: Any) -> OLMoOutput:
+        """As for the language task."""
+        return super().run(_without_repeats(batch), **settings)
 
-    def _logits_of_all_tokens(self, batch: Batch) -> torch.Tensor:
-        """`[n, V]`: what the model says with every token, without gradient and without dropout."""
-        with torch.no_grad(), _evaluating(self.module):
-            return self.run(batch, selection_ratio=1.0).logits
+    @property
+    def _is_taught(self) -> bool:
+        return self.selection.output_weight > 0.0 and (self.teacher is not None or self.ratio < 1.0)
+
+    def _taught(self, batch: Batch) -> torch.Tensor:
+        """`[n, V]`: what the teacher says with every token, without gradient and without dropout."""
+        with torch.no_grad():
+            if self.teacher is None:
+                with _evaluating(self.module):
+                    return self.run(batch, selection_ratio=1.0).logits
+            self.teacher.to(batch["input_ids"].device)
+            arguments = {k: v for k, v in _without_repeats(batch).items() if k != SOURCE_IDS}
+            return self.teacher(**arguments, logits_at="labels", selection_ratio=1.0).logits
+
+    def _teacher(self, name: str) -> HeMolmo:
+        """A model of this architecture with other weights, which does not learn.
+
+        Raises:
+            OLMoConfigurationError: the weights are of a part of the model.
+        """
+        scorer = self.he_config.token_scorer.replace(scorer=ScorerType.uniform)
+        teacher = HeMolmo(self.he_config.replace(token_scorer=scorer))
+        missing = [name for name in fill(teacher, name) if name.startswith(("llm.", "vision_backbone."))]
+        if missing:
+            raise OLMoConfigurationError(
+                f"{name} has no {missing[0]} and {len(missing) - 1} more; name a whole model",
+                "selection.output_teacher",
+            )
+        teacher.encodes_once = True
+        return teacher.eval().requires_grad_(False)
 
     def _divergence(self, taught: torch.Tensor, said: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Kullback-Leibler divergence of `said` `[n, V]` from `taught` `[n, V]`, mean over the loss weights."""
@@ -133,11 +142,15 @@ class SelectedLanguageTask(LanguageTask):
         """
         whole = batch["attention_mask"].sum(dim=1)
         total = self.flops_with_backward(self.flops_of_forward(batch, whole - self._n_dropped(batch)))
-        if self._needs_all_tokens:
+        if self._is_taught:
             total += self.flops_of_forward(batch, whole).total
         if self.he_config.token_scorer.distillation_weight > 0.0:
             total += self._distillation_flops(batch, whole)
         return total
+
+    def encoded_crops(self, batch: Batch) -> torch.Tensor:
+        """Each picture once, however many rows ask about it."""
+        return super().encoded_crops(batch) & ~batch[IS_REPEAT][:, None]
 
     def flops_with_backward(self, forward: Flops) -> float:
         """Of forward and backward pass; gradients reach the scorer through the language model, also a frozen one."""
@@ -163,6 +176,10 @@ class SelectedLanguageTask(LanguageTask):
             return 2.0 * llm_flops(llm, n_tokens, n_pairs, int((batch["labels"] != -100).sum()))
         n_layers = max(1, math.ceil(scorer.teacher_layer * llm.n_layers))
         return n_layers / llm.n_layers * llm_flops(llm, n_tokens, n_pairs)
+
+
+def _without_repeats(batch: Batch) -> Batch:
+    return {name: value for name, value in batch.items() if name != IS_REPEAT}
 
 
 def _checked(config: TrainConfig, model: ModelBase) -> HeMolmoConfig:

@@ -53,8 +53,14 @@ def test_noise_goes_away() -> None:
         ("start", 0.0), ("target", 1.5), ("random_low", -0.1), ("curriculum_share", 2.0), ("random_share", -1.0),
         ("whole_share", 0.9),
         ("exploration", -1.0), ("output_weight", float("inf")), ("output_weight", float("nan")),
+        ("questions", 0),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(name: str, value: float) -> None:
     with pytest.raises(OLMoConfigurationError, match=name):
         SelectionConfig(**{name: value})
+
+
+def test_a_teacher_of_no_weight_is_refused() -> None:
+    with pytest.raises(OLMoConfigurationError, match="output_teacher: does not count while output_weight is 0"):
+        SelectionConfig(output_teacher="molmo-nano", output_weight=0.0)

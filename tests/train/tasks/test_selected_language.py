@@ -17,11 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from olmo.exceptions import OLMoConfigurationError
 from olmo.models.he_molmo.he_molmo import HeMolmo
+from olmo.models.molmo.molmo import Molmo, MolmoConfig
 from olmo.nn.loss import target_positions
 from olmo.train.optim.selection import SelectionConfig, ratio_at
 from olmo.train.plan.dry_run import as_rows, dry_run
 from olmo.train.run import build_trainer
 from olmo.train.task import Batch
+from olmo.train.tasks.questions import IS_REPEAT
 from olmo.train.tasks.selected_language import SelectedLanguageTask
 from olmo.train.trainer import Trainer
 
@@ -102,18 +104,91 @@ def test_the_model_is_called_with_the_ratio_of_the_step(selected: Selected, monk
     assert told == pytest.approx(course, rel=1e-5)
 
 
+def rows_of(task: SelectedLanguageTask, example: Any, seed: int = 0) -> list[tuple[int, ...]]:
+    return [tuple(row["labels"].tolist()) for row in task.prepare(example, np.random.default_rng(seed))["rows"]]
+
+
 def test_a_row_asks_one_question(selected: Selected) -> None:
     task = task_of(build_trainer(selected(), []))
     example = task.stream[0]
     assert len(example["message_list"]) > 1
-    row = task.prepare(example, np.random.default_rng(0))
+    (row,) = task.prepare(example, np.random.default_rng(0))["rows"]
     assert "subsegment_ids" not in row, "that says which conversation a token is of"
-    said = {tuple(task.prepare(example, np.random.default_rng(i))["labels"].tolist()) for i in range(40)}
+    said = {rows_of(task, example, i)[0] for i in range(40)}
     assert len(said) > 1, "another one another time"
     single = {**example, "message_list": example["message_list"][:1], "styles": example["styles"][:1]}
-    alone = {tuple(task.prepare(single, np.random.default_rng(i))["labels"].tolist()) for i in range(40)}
+    alone = {rows_of(task, single, i)[0] for i in range(40)}
     assert alone < said
     assert len(example["message_list"]) > 1, "the example itself stays as it is"
+
+
+def test_several_questions_are_rows_of_their_own(selected: Selected) -> None:
+    task = task_of(build_trainer(selected(), ["selection.questions=5"]))
+    example = task.stream[0]
+    conversations = list(zip(example["message_list"], example["styles"], strict=True))
+    n = len(conversations)
+    assert 1 < n < 5, "all of them are asked, each once"
+    each = {rows_of(task, {**example, "message_list": [m], "styles": [s]})[0] for m, s in conversations}
+    assert len(rows_of(task, example)) == n and set(rows_of(task, example)) == each
+    batch = batch_of(task, 1)
+    assert len(batch["input_ids"]) == n and batch["is_repeat"].tolist() == [False] + [True] * (n - 1)
+    evaluated = task.evaluation_prepare(example, np.random.default_rng(0))["rows"]
+    assert len(evaluated) == 1, "evaluations ask one"
+
+
+def test_questions_about_one_picture_encode_it_once(selected: Selected, monkeypatch) -> None:
+    """And nothing else changes, neither loss nor gradient."""
+    task = task_of(build_trainer(selected(), ["selection.questions=5", *NO_LOSSES]))
+    model, batch = task.model.train(), batch_of(task, 2)
+    n_crops = int(task.encoded_crops(batch).sum())
+    encoded: list[int] = []
+    encode_images = HeMolmo.encode_images
+
+    def recording(self: HeMolmo, pictures: Any) -> Tensor:
+        encoded.append(len(pictures.images))
+        return encode_images(self, pictures)
+
+    monkeypatch.setattr(HeMolmo, "encode_images", recording)
+    gradients = []
+    for encodes_once in (True, False):
+        model.encodes_once = encodes_once
+        model.zero_grad()
+        loss, _ = task.loss(batch)
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert encoded[0] == n_crops < encoded[1] == n_crops * len(batch["input_ids"]) // 2
+    for once, each in zip(*gradients, strict=True):
+        torch.testing.assert_close(once, each, rtol=1e-4, atol=1e-6)
+
+
+def test_another_model_can_say_what_is_imitated(recipe: Path, selected: Selected, tmp_path: Path) -> None:
+    build_trainer(recipe, [f"run_dir={tmp_path / 'molmo'}", "max_steps=2"]).fit()
+    teacher = Molmo.from_pretrained(tmp_path / "molmo" / "final").eval()
+    settings = [f"selection.output_teacher={tmp_path / 'molmo' / 'final'}", "selection.output_weight=2.0"]
+    task = task_of(build_trainer(selected(), [*settings, "selection.exploration=0"]))
+    model, batch = task.model.train(), batch_of(task)
+    for ratio in (1.0, 0.25):
+        task.ratio = ratio
+        loss, tally = task.loss(batch)
+        arguments = {k: batch[k] for k in ("input_ids", "images", "image_masks", "image_input_idx", "labels")}
+        with torch.no_grad():
+            taught = teacher(**arguments, attention_mask=batch["attention_mask"], logits_at="labels").logits
+        said = task.run(batch, selection_ratio=ratio).logits
+        rows, columns, _ = target_positions(batch["labels"])
+        weights = batch["loss_masks"][rows, columns + 1]
+        each = (taught.softmax(-1) * (taught.log_softmax(-1) - said.log_softmax(-1))).sum(dim=-1)
+        above, below = tally["loss_output"]
+        assert float(above / below) == pytest.approx(2.0 * ((each * weights).sum() / weights.sum()).item(), rel=1e-4)
+    loss.backward()
+    assert all(p.grad is None for p in task.teacher.parameters()), "the teacher stays as it is"
+    assert not any(name.startswith("teacher") for name in model.state_dict())
+
+
+def test_a_teacher_is_a_whole_model(selected: Selected, tmp_path: Path) -> None:
+    model = task_of(build_trainer(selected())).model
+    Molmo(MolmoConfig(llm=model.config.llm, vision_backbone=None)).save_checkpoint(tmp_path / "words", sharded=False)
+    with pytest.raises(OLMoConfigurationError, match=r"words has no vision_backbone\..* a whole model"):
+        build_trainer(selected(), [f"selection.output_teacher={tmp_path / 'words'}"])
 
 
 def test_p64_the_first_stage_changes_the_scorer_alone(selected: Selected) -> None:
@@ -219,7 +294,9 @@ def test_p65_without_weights_it_is_the_loss_of_the_answers(selected: Selected) -
     plain = build_trainer(selected(task="language", selection=None), NO_LOSSES[2:]).task
     plain.module.train()
     task.ratio = 0.25
-    assert task.loss(batch)[0].item() == plain.loss(batch)[0].item(), "a HeMolmo in the plain task"
+    assert task.loss(batch)[0].item() == plain.loss({k: v for k, v in batch.items() if k != IS_REPEAT})[0].item(), (
+        "a HeMolmo in the plain task"
+    )
 
 
 def test_an_evaluation_takes_the_answers_at_the_model_s_own_ratio(selected: Selected) -> None:
@@ -261,6 +338,14 @@ def test_a_dry_run_reckons_with_the_first_step(selected: Selected) -> None:
     reckoned = dry_run(selected(), FROZEN)
     n_learning = {part: n for part, n in reckoned.learning.items() if n}
     assert set(n_learning) == {"selector"} and any("selector" in label for label, _ in as_rows(reckoned))
+
+
+def test_a_dry_run_counts_pictures_once_and_the_teacher(recipe: Path, selected: Selected, tmp_path: Path) -> None:
+    build_trainer(recipe, [f"run_dir={tmp_path / 'molmo'}", "max_steps=1"]).fit()
+    alone, several = (dry_run(selected(), [f"selection.questions={n}"]) for n in (1, 3))
+    assert several.sizes.n_crops == alone.sizes.n_crops and several.sizes.n_tokens > 1.5 * alone.sizes.n_tokens
+    taught = dry_run(selected(), [f"selection.output_teacher={tmp_path / 'molmo' / 'final'}"])
+    assert taught.memory.weights == 2 * alone.memory.weights
 
 
 @pytest.mark.parametrize(
