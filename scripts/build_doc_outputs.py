@@ -15,6 +15,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -34,7 +35,7 @@ def outputs(page: Page) -> dict[int, str]:
     namespace: dict[str, object] = {"__name__": "__main__"}
     run(page.setup, namespace, page.name, 1)
     printed = ""
-    for block, following in zip(page.blocks, [*page.blocks[1:], None], strict=True):
+    for block, following in pairwise([*page.blocks, None]):
         if block.language == "python" and not block.note("not run"):
             printed = run(block.code, namespace, page.name, block.line)
         elif block.note("output"):

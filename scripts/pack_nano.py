@@ -1,7 +1,7 @@
 """Put a trained molmo-nano into the package: float16 weights, configuration and tokenizer in one folder.
 
 python scripts/pack_nano.py runs/nano_wide/final
-python scripts/pack_nano.py runs/he_nano_mixed             a HeMolmo, beside the other
+python scripts/pack_nano.py runs/he_nano_final             a HeMolmo, beside the other
 """
 
 from __future__ import annotations
