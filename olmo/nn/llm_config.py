@@ -121,7 +121,7 @@ class LlmConfig(BaseConfig):
 
     moe_backend: MoeBackend = MoeBackend.auto
     """olmoe: `grouped`: one product over tokens sorted by expert; `loop`: expert by expert; `auto`: grouped where it
-    can be had and, on a CPU, is quicker."""
+    can be had."""
 
     load_balance_weight: float = 0.01
     """olmoe: weight of the loss that draws tokens evenly to the experts, in training; 0: none. The loss is 1 where the

@@ -20,10 +20,6 @@ from olmo.torch_util import without_autocast
 MOST_GATHERED = 512
 """Pairs of token and expert that a compiled step takes one by one; more would read the same matrices too often."""
 
-MOST_GROUPED = 160
-"""Tokens of an expert, in the mean, up to which a CPU takes the grouped product of its own accord: of 64 experts and 8
-for a token it was 1.1 times as fast as the loop at 32, as fast at 128 and 0.87 at 256 (`benchmarks/moe.py`)."""
-
 
 class RoutedMlp(nn.Module):
     """Sum of the gated feed-forwards of the chosen experts, each times its router probability.
@@ -134,19 +130,13 @@ def expert_products(
     if not len(tokens):
         return tokens
     if backend is MoeBackend.auto:
-        is_loop = _suits_loop(tokens, len(counts)) or not takes_groups(tokens, experts_in, experts_out)
-        backend = MoeBackend.loop if is_loop else MoeBackend.grouped
+        backend = MoeBackend.grouped if takes_groups(tokens, experts_in, experts_out) else MoeBackend.loop
     if backend is MoeBackend.loop:
         way = _gathered if is_one_graph() and len(tokens) <= MOST_GATHERED else _one_by_one
         return way(tokens, counts, experts_in, experts_out)
     ends = counts.cumsum(0).to(torch.int32)
     up, gate = grouped_product(tokens, experts_in, ends).chunk(2, -1)  # [n, F] each
     return grouped_product(F.silu(gate) * up, experts_out, ends)
-
-
-def _suits_loop(tokens: Tensor, n_experts: int) -> bool:
-    """Whether the loop is as quick: on a CPU, where each expert has so much to do that its own product pays."""
-    return tokens.device.type == "cpu" and len(tokens) > MOST_GROUPED * n_experts and not is_one_graph()
 
 
 def _gathered(tokens: Tensor, counts: Tensor, experts_in: Tensor, experts_out: Tensor) -> Tensor:
