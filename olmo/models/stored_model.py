@@ -28,8 +28,10 @@ class StoredModel(nn.Module):
     """What it was built from."""
 
     feature_cache: FeatureCache | None
-    encodes_once: bool
     """Keeps picture features between calls; None keeps none."""
+
+    encodes_once: bool
+    """Equal crops of one call are encoded once, in training too; they then share their dropout."""
 
     places: Places | None
     """Which devices it is on; None: one."""
