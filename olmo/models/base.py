@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from olmo.exceptions import OLMoInputError
 from olmo.models.feature_cache import encoded_once
@@ -249,6 +250,17 @@ class ModelBase(StoredModel):
             response_mask=response,
             **outputs,
         )
+
+    def read_prompt(self, inputs: LlmInputs, cache: KVCache) -> torch.Tensor:
+        """Hidden states `[B, L, D]` of whole prompts, by the compiled pass where there is one; `cache` is filled."""
+        compiled = self.compiled_decoding
+        if compiled is not None and compiled.prompts:
+            mask = visible_keys(inputs, self.config.bi_directional_attn)
+            assert not isinstance(mask, BlockMask), "it was not asked for in blocks"
+            hidden = compiled.read_prompt(self.llm, inputs.embeds, inputs.position_ids, mask, cache)
+            if hidden is not None:
+                return hidden
+        return self.run_llm(inputs, cache).hidden
 
     def build_cache(self, inputs: LlmInputs, past: Past | None = None, extra_length: int = 0) -> KVCache:
         """A cache with room for `inputs`, for `extra_length` tokens after them, and for what is `past`."""

@@ -1,8 +1,9 @@
-"""`CompiledDecoding`: decoding steps by `torch.compile`, over caches whose tensors keep shape and address.
+"""`CompiledDecoding`: decoding steps and prompts by `torch.compile`, over caches that keep shape and address.
 
 A step of one token for each row is one graph: embeddings, all blocks, logits. On a GPU it is recorded as a CUDA graph
 and launched as a whole. The number of rows and the length of the cache are symbols in it, so two compilations serve all
-prompts, one for a single row and one for more. Passes of several tokens, prompts among them, run as they always do.
+prompts, one for a single row and one for more. The pass over a prompt can be compiled too; its length is a symbol as
+well, and it is no CUDA graph, which would be one for each length. Other passes of several tokens run as they always do.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from olmo.exceptions import OLMoConfigurationError
 from olmo.nn.kv_cache import KVCache
 from olmo.nn.llm import Llm
+from olmo.nn.llm_config import BlockType
 from olmo.nn.static_cache import OneSlot, StaticKVCache
 
 LENGTH_STEP = 256
@@ -31,6 +33,8 @@ MOST_KEPT = 4
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """What `torch.compile` knows."""
+
+NO_GRAPHS = "max-autotune-no-cudagraphs"
 
 Shape = tuple[int, int, torch.dtype, torch.device]
 """Rows, slots, type and device of a cache."""
@@ -70,16 +74,18 @@ class CompiledDecoding:
     Args:
         mode: one of `MODES`; None: `"reduce-overhead"`, which records CUDA graphs, on a GPU, else `"default"`.
         backend: who compiles, as `torch.compile` takes it. Modes are those of inductor.
+        prompts: compile the pass over prompts too.
 
     Attributes:
         n_steps: steps that were taken by the compiled function so far.
+        n_prompts: passes over prompts that were.
         failure: why the compiler is not used any more; None while it is.
 
     Raises:
         OLMoConfigurationError: an unknown mode or backend, or a mode for another backend than inductor.
     """
 
-    def __init__(self, mode: str | None = None, backend: str = "inductor") -> None:
+    def __init__(self, mode: str | None = None, backend: str = "inductor", prompts: bool = False) -> None:
         backends = torch.compiler.list_backends(exclude_tags=())
         if backend not in backends:
             raise OLMoConfigurationError(f"{backend!r} cannot be meant; there are {', '.join(backends)}", "backend")
@@ -87,16 +93,16 @@ class CompiledDecoding:
             raise OLMoConfigurationError(
                 f"{mode!r} cannot be meant; allowed: None, and for backend='inductor' also {', '.join(MODES)}", "mode"
             )
-        self.mode, self.backend = mode, backend
-        self.n_steps = 0
+        self.mode, self.backend, self.prompts = mode, backend, prompts
+        self.n_steps = self.n_prompts = 0
         self.failure: str | None = None
         self._lock = threading.Lock()
-        self._functions: dict[str, Callable[..., Tensor]] = {}
+        self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
         self._kept: list[_Kept] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy compiles for itself."""
-        return type(self), (self.mode, self.backend)
+        return type(self), (self.mode, self.backend, self.prompts)
 
     def clear(self) -> None:
         """Let go of the kept caches. What is compiled stays."""
@@ -144,20 +150,56 @@ class CompiledDecoding:
         Returns:
             Logits `[B, 1, V]` after it.
         """
-        arguments = (token_ids, positions, cache.place, is_valid, cache.keys, cache.values)
-        logits = None if self.failure is not None else self._run_compiled(llm, arguments)
+        for tensor, dims in ((token_ids, 0), (positions, 0), (is_valid, (0, 1))):
+            torch._dynamo.maybe_mark_dynamic(tensor, dims)
+        arguments = (llm, token_ids, positions, cache.place, is_valid, cache.keys, cache.values)
+        logits = self._run_compiled(one_token, token_ids.device, arguments)
         if logits is None:
-            logits = one_token(llm, *arguments)
+            logits = one_token(*arguments)
+        else:
+            self.n_steps += 1
+            logits = logits.clone() if logits.is_cuda else logits  # the next replay of a CUDA graph writes over it
         cache.advance(1)
         return logits
 
-    def _run_compiled(self, llm: Llm, arguments: tuple[Any, ...]) -> Tensor | None:
-        """The logits; None where the compiler failed, which it does before anything has run."""
-        token_ids, positions, _, is_valid, _, _ = arguments
-        for tensor, dims in ((token_ids, 0), (positions, 0), (is_valid, (0, 1))):
-            torch._dynamo.maybe_mark_dynamic(tensor, dims)
+    def read_prompt(
+        self, llm: Llm, embeds: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache
+    ) -> Tensor | None:
+        """Run a prompt through the compiled pass, where there is one for it.
+
+        Args:
+            llm: the language model.
+            embeds: `[B, L, D]`.
+            positions: int64 `[B, L]`.
+            mask: boolean `[B, 1, L, L]`, or None for plain causal attention.
+            cache: empty; it is filled.
+
+        Returns:
+            Hidden states `[B, L, D]`; None where the prompt is to be run as usual, and then nothing has changed.
+        """
+        # Routed tokens are grouped by counts that depend on data, which one graph cannot hold for long prompts.
+        if not self.prompts or embeds.shape[1] < 2 or llm.config.block_type is BlockType.olmoe:
+            return None
+        torch._dynamo.maybe_mark_dynamic(embeds, (0, 1))
+        torch._dynamo.maybe_mark_dynamic(positions, (0, 1))
+        if mask is not None:
+            torch._dynamo.maybe_mark_dynamic(mask, (0, 2, 3))
+        found = self._run_compiled(whole_prompt, embeds.device, (llm, embeds, positions, mask))
+        if found is None:
+            return None
+        hidden, pairs = found
+        for layer, (keys, values) in enumerate(pairs):
+            cache.update(layer, keys, values)
+        cache.advance(embeds.shape[1])
+        self.n_prompts += 1
+        return hidden
+
+    def _run_compiled(self, function: Callable[..., Any], device: torch.device, arguments: tuple[Any, ...]) -> Any:
+        """What a compiled function returns; None where the compiler failed, which it does before anything has run."""
+        if self.failure is not None:
+            return None
         try:
-            logits = self._function(token_ids.device)(llm, *arguments)
+            return self._compiled(function, device)(*arguments)
         except (
             torch._dynamo.exc.TorchDynamoException,
             torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode,
@@ -167,20 +209,58 @@ class CompiledDecoding:
                 f"the decoding step cannot be compiled here ({self.failure}); answers are decoded without", stacklevel=2
             )
             return None
-        self.n_steps += 1
-        return logits.clone() if logits.is_cuda else logits  # the next replay of a CUDA graph writes over its results
 
-    def _function(self, device: torch.device) -> Callable[..., Tensor]:
-        """The compiled step for a kind of device."""
-        found = self._functions.get(device.type)
-        if found is None:
-            is_default = self.mode is None and self.backend == "inductor"
-            mode = "reduce-overhead" if is_default and device.type == "cuda" else self.mode
+    def _compiled(self, function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+        """A compiled function for a kind of device."""
+        key = (function.__name__, device.type)
+        if key not in self._functions:
             # torch counts compilations by code object and stops after a few; so each of these has one of its own.
-            own = types.FunctionType(one_token.__code__.replace(), one_token.__globals__, one_token.__name__)
-            found = torch.compile(own, fullgraph=True, dynamic=False, backend=self.backend, mode=mode)
-            self._functions[device.type] = found
-        return found
+            own = types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+            mode = self._mode(function is one_token, device)
+            self._functions[key] = torch.compile(own, fullgraph=True, dynamic=False, backend=self.backend, mode=mode)
+        return self._functions[key]
+
+    def _mode(self, is_step: bool, device: torch.device) -> str | None:
+        if not is_step:
+            return NO_GRAPHS if self.mode in ("max-autotune", NO_GRAPHS) else None
+        is_default = self.mode is None and self.backend == "inductor"
+        return "reduce-overhead" if is_default and device.type == "cuda" else self.mode
+
+
+class _Collected:
+    """A `LayerCache` of one pass, which keeps keys and values as they are."""
+
+    length = 0
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep both."""
+        self.pairs.append((k, v))
+        return k, v
+
+    def advance(self, n: int) -> None:
+        """There is nothing behind them."""
+
+
+def whole_prompt(
+    llm: Llm, embeds: Tensor, positions: Tensor, mask: Tensor | None
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """A pass over a prompt: what is compiled for it.
+
+    Args:
+        llm: the language model.
+        embeds: `[B, L, D]`.
+        positions: int64 `[B, L]`.
+        mask: boolean `[B, 1, L, L]`, or None for plain causal attention.
+
+    Returns:
+        Hidden states `[B, L, D]`, and keys and values `[B, Hkv, L, Dh]` of each layer.
+    """
+    collected = _Collected()
+    out = llm(embeds, position_ids=positions, attention_mask=mask, cache=collected)
+    return out.hidden, collected.pairs
 
 
 def one_token(

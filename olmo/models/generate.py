@@ -156,7 +156,7 @@ def prefill(model: GeneratingModel, text: TextInputs, n_new: int, **pictures: An
         return _prefill_rest(model, text, pictures, *known)
     inputs = model.llm_inputs(text, **pictures)
     cache = model.build_cache(inputs, extra_length=n_new)
-    hidden = model.run_llm(inputs, cache).hidden
+    hidden = model.read_prompt(inputs, cache)
     rows, last = torch.arange(len(hidden), device=hidden.device), inputs.last_real_position()
     valid, segments = inputs.attention_mask, inputs.segment_ids
     if segments is not None:  # new tokens go on with the last conversation of a message tree

@@ -19,7 +19,7 @@ from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.prefix_cache import PrefixCache
 from olmo.models.text_inputs import TextInputs, check_context, refuse_unknown_arguments, text_inputs
 from olmo.nn.kv_cache import KVCache
-from olmo.nn.llm import Llm, LlmOutput
+from olmo.nn.llm import Llm
 from olmo.tokenizer import Tokenizer
 
 _PICTURE_ARGUMENTS = ("images", "image_masks", "image_input_idx")
@@ -66,8 +66,8 @@ class GeneratingModel(Protocol):
     def lengths_after_choice(self, text: TextInputs, pictures: Mapping[str, Any]) -> torch.Tensor:
         """`[B]` int64: at most so many positions of each row reach the language model."""
 
-    def run_llm(self, inputs: LlmInputs, cache: KVCache | None = None) -> LlmOutput:
-        """The language model over fused inputs."""
+    def read_prompt(self, inputs: LlmInputs, cache: KVCache) -> torch.Tensor:
+        """Hidden states `[B, L, D]` of whole prompts; `cache` is filled."""
 
     def build_cache(self, inputs: LlmInputs, *, extra_length: int = 0) -> KVCache:
         """A cache with room for `inputs` and `extra_length` tokens more."""

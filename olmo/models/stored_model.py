@@ -167,12 +167,14 @@ class StoredModel(nn.Module):
         pack_layers(self)
         return self
 
-    def compile_decoding(self, mode: str | None = None, *, backend: str = "inductor") -> Self:
+    def compile_decoding(self, mode: str | None = None, *, backend: str = "inductor", prompts: bool = False) -> Self:
         """Let `generate` and `stream` decode by a compiled step from now on; the first answers wait for the compiler.
 
         Args:
             mode: of `torch.compile`; None: `"reduce-overhead"`, which records CUDA graphs, on a GPU, else its default.
             backend: who compiles.
+            prompts: read prompts by a compiled pass too, but for a routed model; the first answer waits for that as
+                well.
 
         Returns:
             The model itself. `model.compiled_decoding = None` takes it back.
@@ -185,7 +187,7 @@ class StoredModel(nn.Module):
                 "is for a model that is whole and on one device; load it without device_map and tensor_parallel",
                 "compile_decoding",
             )
-        self.compiled_decoding = CompiledDecoding(mode, backend)
+        self.compiled_decoding = CompiledDecoding(mode, backend, prompts)
         return self
 
     def train(self, mode: bool = True) -> Self:

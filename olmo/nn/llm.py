@@ -217,7 +217,7 @@ class Llm(nn.Module):
         length, past = embeds.shape[1], cache.length if cache is not None else 0
         if mask is None and length > 1 and (past > 0 or output_attentions):
             mask = causal_mask(length, past, embeds.device).unsqueeze(1)  # [1, 1, L, S]
-        is_causal = mask is None and length > 1
+        is_causal = True if mask is None and length > 1 else False  # noqa: SIM210 - of a symbol a branch makes a bool
         bias = None if mask is None else additive_mask(mask, _compute_dtype(embeds))
         return AttentionContext(cos, sin, bias, None, is_causal, cache, output_attentions)
 

@@ -182,15 +182,46 @@ def test_every_kind_of_model(make_config, kind):
     assert model.compiled_decoding.failure is None and model.compiled_decoding.n_steps >= 2 * (N_NEW - 1)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "routed"])
+def test_prompts_of_every_kind_of_model(make_config, kind):
+    model, inputs = MODELS[kind](make_config)
+    rows, given = texts(), dict(inputs)
+    wanted = answers(model, rows), given and model.generate(**given, max_new_tokens=N_NEW).token_ids.tolist()
+    model.compile_decoding(backend="eager", prompts=True)
+    assert (answers(model, rows), given and model.generate(**given, max_new_tokens=N_NEW).token_ids.tolist()) == wanted
+    assert model.compiled_decoding.failure is None and model.compiled_decoding.n_prompts == 2 + bool(given)
+
+
+@pytest.mark.parametrize("mode", ["within_image", "image_tokens", "image_to_question"])
+def test_prompts_that_look_ahead(make_config, batch, mode):
+    model = build(make_config(**GROUPED, bi_directional_attn=mode), seed=5)
+    examples, together = batch
+    wanted = [model.generate(**inputs, max_new_tokens=4).token_ids.tolist() for inputs in (*examples, together)]
+    model.compile_decoding(backend="eager", prompts=True)
+    found = [model.generate(**inputs, max_new_tokens=4).token_ids.tolist() for inputs in (*examples, together)]
+    assert found == wanted and model.compiled_decoding.n_prompts == len(wanted)
+
+
+def test_prompts_that_are_not_compiled(plain, make_config):
+    routed_model = build(make_config(**ROUTED), seed=5).compile_decoding(backend="eager", prompts=True)
+    answers(routed_model, texts())
+    one_token = copy.deepcopy(plain).compile_decoding(backend="eager", prompts=True)
+    one_token.generate(torch.tensor([7]), max_new_tokens=3, eos_token_id=[])
+    for model in (routed_model, one_token):
+        assert model.compiled_decoding.n_prompts == 0 and model.compiled_decoding.n_steps > 0
+        assert model.compiled_decoding.failure is None
+
+
 @pytest.mark.slow  # a C++ compiler takes its time
 @pytest.mark.parametrize("settings", [GROUPED, ROUTED], ids=["dense", "routed"])
 def test_inductor(make_config, settings):
     model = build(make_config(**settings), seed=5)
     rows = texts()
     wanted = answers(model, rows)
-    model.compile_decoding()
+    model.compile_decoding(prompts=True)
     assert answers(model, rows) == wanted
     assert model.compiled_decoding.failure is None and model.compiled_decoding.n_steps == 2 * (N_NEW - 1)
+    assert model.compiled_decoding.n_prompts == (0 if settings is ROUTED else 2)
 
 
 # -- compiled once -------------------------------------------------------------------------------------------------
@@ -216,6 +247,19 @@ def test_each_model_has_its_own_count_of_compilations(plain):
             model = copy.deepcopy(plain).compile_decoding(backend="eager")
             model.generate(texts(1)[0], max_new_tokens=2, eos_token_id=[])
             assert model.compiled_decoding.failure is None and model.compiled_decoding.n_steps == 1
+
+
+def test_neither_lengths_nor_numbers_of_prompts_compile_again(plain):
+    model = copy.deepcopy(plain).compile_decoding(backend="eager", prompts=True)
+    one, more = texts(1)[0], pad(texts(2), "right")
+    for ids in (one, more):
+        model.generate(ids, max_new_tokens=2, eos_token_id=[])
+    before = n_graphs()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for ids in (torch.cat([one, one]), pad(texts(5), "right"), pad(texts(3), "right"), torch.arange(200)):
+            model.generate(ids, max_new_tokens=2, eos_token_id=[])
+    assert n_graphs() == before and model.compiled_decoding.n_prompts == 6
+    assert copy.deepcopy(model).compiled_decoding.prompts, "a copy reads prompts in the same way"
 
 
 # -- caches --------------------------------------------------------------------------------------------------------
