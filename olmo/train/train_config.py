@@ -152,6 +152,13 @@ class TrainConfig(BaseConfig):
     grounding_weight: float = 0.5
     """Weight of the second loss of `grounded_language`, above 0."""
 
+    event_weight: float = 0.0
+    """Weight of the third loss of `grounded_language`, 0 or more, for clips of moving scenes: inside the language model
+    picture tokens have to know what becomes of the thing that they show. 0 leaves it out."""
+
+    event_layer: int = 2
+    """Number of blocks of the language model after which that loss is taken, at least 1 and less than all."""
+
     selection: SelectionConfig | None = None
     """The course of `selected_language`; None: its defaults."""
 
@@ -206,11 +213,11 @@ class TrainConfig(BaseConfig):
             )
 
     def _check_numbers(self) -> None:
-        for name in ("batch_size", "micro_batch_size", "max_steps", "sequence_length", "max_bad_steps"):
+        for name in ("batch_size", "micro_batch_size", "max_steps", "sequence_length", "event_layer", "max_bad_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OLMoConfigurationError(f"must be at least 1, got {value}", name)
-        for name in ("first_example", "n_workers", "n_threads", "z_loss", "seed"):
+        for name in ("first_example", "n_workers", "n_threads", "z_loss", "event_weight", "seed"):
             if getattr(self, name) < 0:
                 raise OLMoConfigurationError(f"must be 0 or more, got {getattr(self, name)}", name)
         if not 0 < self.grounding_weight < math.inf:

@@ -12,17 +12,16 @@ Measured on molmo-nano: see docs/log.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from olmo.data.scenes.art import concepts
-from olmo.data.scenes.moving.frame_targets import frame_targets
 from olmo.data.scenes.moving.moving_scene import MovingScene
 from olmo.data.scenes.patch_targets import patch_targets
 from olmo.data.scenes.scene import Scene
@@ -30,19 +29,21 @@ from olmo.data.scenes.signs import WORDS
 from olmo.data.source_config import SourceKind
 from olmo.exceptions import OLMoConfigurationError
 from olmo.models.base import ModelBase
-from olmo.models.picture_inputs import PictureInputs
 from olmo.preprocessing.preprocessor import Preprocessor
 from olmo.preprocessing.preprocessor_config import CropMode
-from olmo.preprocessing.video.video_spec import pooled_side
 from olmo.tokenizer import Tokenizer
 from olmo.train.parallel.config import Strategy
 from olmo.train.task import Batch, Tally
+from olmo.train.tasks.event_model import EVENT_TALLIES, Encoded, EventModel, encoded, event_loss, event_tally
+from olmo.train.tasks.event_targets import FACETS, UNKNOWN, event_targets, shown_things
 from olmo.train.tasks.language import CollateRows, LanguageTask, PrepareExample
 from olmo.train.train_config import TrainConfig
 
 IGNORE = -100
 PICTURE_WORDS = "picture_words"
 """Key of an example: the token that names what each picture token shows, int64 `[N, tokens]`, -100 for none."""
+EVENTS = "events"
+"""Key of an example: what becomes of the thing that each picture token shows, int64 `[N, tokens, facets]`."""
 TALLIES = ("loss_answers", "loss_grounding", "share_grounded")
 
 
@@ -70,14 +71,10 @@ class PatchWords:
 
     def of_frames(self, scene: MovingScene, facts: torch.Tensor) -> list[np.ndarray]:
         """The same for each frame of `facts` `[T, 4]`, int64 `[tokens]`: the thing that covers most of a token."""
-        words = []
-        for seconds, grid, height, width in facts.tolist():
-            frame = int(np.abs(scene.seconds - seconds).argmin())
-            side = pooled_side(int(grid), int(height))
-            assert height == width, "frames of molmo-nano are pooled in squares"
-            kind, is_middle = frame_targets(scene, frame, side)
-            words.append(np.where(is_middle, self.plural[kind], self.singular[kind]))
-        return words
+        # The last is for tokens that show nothing, number -1.
+        kinds = np.array([*(thing.concept.index + 1 for thing in scene.things), 0])
+        shown = shown_things(scene, facts)
+        return [np.where(middle, self.plural[kinds[owner]], self.singular[kinds[owner]]) for owner, middle in shown]
 
 
 def _first_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> np.ndarray:
@@ -98,12 +95,15 @@ class PrepareGrounded(PrepareExample):
         scene, moving = metadata.get("scene"), metadata.get("moving_scene")
         n_crops = len(tensors["images"]) if "images" in tensors else 0
         words = torch.full((n_crops, self.words.grid**2), IGNORE)
+        events = torch.full((*words.shape, len(FACETS)), UNKNOWN)
         if isinstance(scene, Scene):
             words[0] = torch.from_numpy(self.words(scene))
         if isinstance(moving, MovingScene) and "frame_facts" in tensors:
             for frame, of_frame in enumerate(self.words.of_frames(moving, tensors["frame_facts"])):
                 words[frame, : len(of_frame)] = torch.from_numpy(of_frame)
-        return {**tensors, PICTURE_WORDS: words}
+            for frame, of_frame in enumerate(event_targets(moving, tensors["frame_facts"])):
+                events[frame, : len(of_frame)] = torch.from_numpy(of_frame)
+        return {**tensors, PICTURE_WORDS: words, EVENTS: events}
 
 
 class CollateGrounded(CollateRows):
@@ -112,7 +112,8 @@ class CollateGrounded(CollateRows):
     def __call__(self, rows: Sequence[Any]) -> Batch:
         """A padded batch of rows; a row is an example or a list of them."""
         examples = [example for row in rows for example in (row if isinstance(row, list) else [row])]
-        return {**super().__call__(rows), PICTURE_WORDS: torch.cat([e[PICTURE_WORDS] for e in examples])}
+        targets = {name: torch.cat([e[name] for e in examples]) for name in (PICTURE_WORDS, EVENTS)}
+        return {**super().__call__(rows), **targets}
 
 
 class GroundedLanguageTask(LanguageTask):
@@ -134,11 +135,20 @@ class GroundedLanguageTask(LanguageTask):
                 "parallel.strategy",
             )
         groups = config.data.resolved_groups()
-        if all(source.kind is not SourceKind.scenes for group in groups for source in group.sources):
+        kinds = {source.kind for group in groups for source in group.sources}
+        if kinds.isdisjoint((SourceKind.scenes, SourceKind.moving_scenes)):
             raise OLMoConfigurationError(
                 "grounded_language needs to know what each patch shows, as Scenes alone does; add a source of kind "
-                "scenes, or take task: language",
+                "scenes or moving_scenes, or take task: language",
                 "data",
+            )
+        if config.event_weight and (
+            SourceKind.moving_scenes not in kinds or config.event_layer >= len(model.llm.blocks)
+        ):
+            raise OLMoConfigurationError(
+                f"needs a source of kind moving_scenes, and event_layer below {len(model.llm.blocks)}, the blocks of "
+                "this model's llm",
+                "event_weight",
             )
         spec = model.config.image_spec
         if spec is None or model.config.mm_preprocessor.crop_mode is not CropMode.resize:
@@ -151,48 +161,44 @@ class GroundedLanguageTask(LanguageTask):
         preprocessor = build(False, True, max_seq_len=self.sequence_length)
         self.prepare = PrepareGrounded(preprocessor, self.source_names, words)
         self.collate = CollateGrounded(model.config.build_collator(self.sequence_length, None, include_metadata=False))
-        self.tally_names = (*self.tally_names, *TALLIES)
+        self.events = EventModel(model, config.event_layer) if config.event_weight else None
+        if self.events is not None:
+            self.module = self.events
+        self.tally_names = (*self.tally_names, *TALLIES, *(EVENT_TALLIES if config.event_weight else ()))
+
+    def components(self) -> Mapping[str, Mapping[str, nn.Parameter]]:
+        """Those of the model; heads learn at the connector's rate."""
+        parts = dict(super().components())
+        if self.events is not None:
+            heads = {name: p for name, p in self.events.named_parameters() if not name.startswith("model.")}
+            parts["connector"] = {**parts["connector"], **heads}
+        return parts
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, Tally]:
-        """Mean loss of the answers plus the weighted mean loss of the picture tokens."""
+        """Mean loss of the answers plus the weighted mean losses of the picture tokens."""
+        answered = {name: value for name, value in batch.items() if name not in (PICTURE_WORDS, EVENTS)}
         if not self.module.training:
-            return super().loss(_without_words(batch))
-        with _encoded(self.model) as features:
-            answers, tally = super().loss(_without_words(batch))
-        grounding, share, n = self._grounding(features, batch[PICTURE_WORDS])
-        seen = {"loss_answers": (answers.detach(), 1.0), "loss_grounding": (grounding.detach() * n, n)}
-        return answers + self.config.grounding_weight * grounding, {**tally, **seen, "share_grounded": (share * n, n)}
+            return super().loss(answered)
+        asked = {EVENTS: batch[EVENTS]} if self.config.event_weight else {}
+        with encoded(self.model) as seen:
+            out = self.run({**answered, **asked}, z_loss=self.config.z_loss)
+        answers, tally = self.of_answers(out, answered)
+        grounding, of_words = self._grounding(seen, batch[PICTURE_WORDS])
+        loss = answers + self.config.grounding_weight * grounding
+        tally = {**tally, "loss_answers": (answers.detach(), 1.0), **of_words}
+        if not asked:
+            return loss, tally
+        assert out.aux is not None, "the heads were asked"
+        return loss + self.config.event_weight * event_loss(out.aux), {**tally, **event_tally(out.aux)}
 
-    def _grounding(
-        self, features: Sequence[torch.Tensor], words: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """Loss, share of right words and their number, of picture tokens `[M, tokens, D]` and words `[M, tokens]`."""
+    def _grounding(self, seen: Sequence[Encoded], words: torch.Tensor) -> tuple[torch.Tensor, Tally]:
+        """Loss of picture tokens that have words `[M, tokens]`, and what to log."""
         llm, is_named = self.model.llm, words != IGNORE
-        if not bool(is_named.any()):
-            return words.new_zeros((), dtype=torch.float32), words.new_zeros((), dtype=torch.float32), 0.0
-        tokens = features[0][:, : words.shape[1]]
+        wanted, n = words[is_named], float(is_named.sum())
+        if not n:
+            nothing = torch.zeros((), device=words.device)
+            return nothing, {"loss_grounding": (nothing, 0.0), "share_grounded": (nothing, 0.0)}
+        tokens = seen[0][1][:, : words.shape[1]]
         logits = llm.logits(llm.ln_f(tokens[is_named])).float()  # [n, V]
-        wanted = words[is_named]
-        share = (logits.argmax(dim=-1) == wanted).float().mean()
-        return F.cross_entropy(logits, wanted), share, float(len(wanted))
-
-
-@contextmanager
-def _encoded(model: ModelBase) -> Iterator[list[torch.Tensor]]:
-    """Collects what `model.encode_images` returns while the context is open."""
-    features: list[torch.Tensor] = []
-    encode = model.encode_images
-
-    def recording(pictures: PictureInputs) -> torch.Tensor:
-        features.append(encode(pictures))
-        return features[-1]
-
-    model.encode_images = recording  # type: ignore[method-assign]
-    try:
-        yield features
-    finally:
-        del model.encode_images
-
-
-def _without_words(batch: Batch) -> Batch:
-    return {name: value for name, value in batch.items() if name != PICTURE_WORDS}
+        loss, n_right = F.cross_entropy(logits, wanted), (logits.argmax(dim=-1) == wanted).float().sum()
+        return loss, {"loss_grounding": (loss.detach() * n, n), "share_grounded": (n_right, n)}

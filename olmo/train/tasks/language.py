@@ -187,7 +187,10 @@ class LanguageTask:
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, Tally]:
         """Mean cross-entropy over answer tokens, and the same for each source where there are several."""
-        out = self.run(batch, z_loss=self.config.z_loss)
+        return self.of_answers(self.run(batch, z_loss=self.config.z_loss), batch)
+
+    def of_answers(self, out: OLMoOutput, batch: Batch) -> tuple[torch.Tensor, Tally]:
+        """Loss and numbers to log of a forward pass over a micro-batch."""
         assert out.loss is not None, "labels were given"
         return out.loss, {**self.by_source(out.logits, batch), **self.of_routers(out, batch)}
 

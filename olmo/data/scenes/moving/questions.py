@@ -174,13 +174,18 @@ def _counting(scene: MovingScene, rng: np.random.Generator) -> _Draft | None:
 
 
 def _when(scene: MovingScene, rng: np.random.Generator) -> _Draft | None:
-    middles = {a: (a.begin + a.end) / 2 / (scene.n_frames - 1) for a in scene.actors}
-    clear = [a for a, middle in middles.items() if abs(middle - 0.5) >= HALF_MARGIN]
+    clear = [actor for actor in scene.actors if half_of(scene, actor) is not None]
     if not clear:
         return None
     actor = _pick(rng, clear)
-    answer = FIRST_HALF if middles[actor] < 0.5 else SECOND_HALF
+    answer = (FIRST_HALF, SECOND_HALF)[half_of(scene, actor) or 0]
     return "when", answer, {"thing": actor.concept.name, "verb": VERBS[actor.action]}, (FIRST_HALF, SECOND_HALF)
+
+
+def half_of(scene: MovingScene, actor: Actor) -> int | None:
+    """The half of the clip in which an event lies, 0 or 1; None where it is too near the middle to tell."""
+    middle = (actor.begin + actor.end) / 2 / (scene.n_frames - 1)
+    return None if abs(middle - 0.5) < HALF_MARGIN else int(middle >= 0.5)
 
 
 def _is_lively(scene: MovingScene) -> bool:

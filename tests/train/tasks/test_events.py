@@ -1,0 +1,137 @@
+"""Clips of moving scenes: picture tokens learn what becomes of the things that they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from olmo.data.scenes.moving import make_moving_scene
+from olmo.data.scenes.moving.actors import Action
+from olmo.data.scenes.moving.moving_config import MovingScenesConfig
+from olmo.data.scenes.moving.moving_scene import MovingScene
+from olmo.exceptions import OLMoConfigurationError
+from olmo.models.video_olmo.video_olmo import VideoOlmo
+from olmo.train.run import build_trainer
+from olmo.train.tasks.event_model import EVENT_TALLIES, EventModel
+from olmo.train.tasks.event_targets import FACETS, N_BINS, UNKNOWN, event_targets, shown_things
+from olmo.train.tasks.grounding import EVENTS, GroundedLanguageTask
+
+GRID, POOL = 12, 2
+FACET = {facet.name: number for number, facet in enumerate(FACETS)}
+
+
+def frame_facts(scene: MovingScene) -> torch.Tensor:
+    return torch.tensor([[seconds, GRID, POOL, POOL] for seconds in scene.seconds.tolist()])
+
+
+def scene_with(action: Action) -> MovingScene:
+    config = MovingScenesConfig(pan_share=0.0)
+    scenes = (make_moving_scene(seed, config) for seed in range(200))
+    return next(scene for scene in scenes if scene.actors[0].action is action)
+
+
+@pytest.fixture
+def clips(recipe: Path) -> Path:
+    """The tiny recipe, grounded, on clips of one or two events."""
+    model = recipe.parent / "model" / "config.yaml"
+    video = {"model_name": "video_olmo", "max_frames": 8, "pooling_h": 2, "pooling_w": 2}
+    model.write_text(yaml.safe_dump(yaml.safe_load(model.read_text()) | video))
+    values = yaml.safe_load(recipe.read_text())
+    scenes = {"image_size": 84, "max_frames": 8, "max_events": 2, "max_still": 0, "questions_per_clip": 2}
+    values |= {"task": "grounded_language", "event_weight": 0.5, "event_layer": 1, "batch_size": 2}
+    values["data"] = {"sources": [{"kind": "moving_scenes", "moving_scenes": scenes}]}
+    recipe.write_text(yaml.safe_dump(values))
+    return recipe
+
+
+@pytest.mark.parametrize("action", [Action.left, Action.up, Action.vanish, Action.appear])
+def test_targets_follow_from_the_clip(action: Action) -> None:
+    scene = scene_with(action)
+    things, targets = shown_things(scene, frame_facts(scene)), event_targets(scene, frame_facts(scene))
+    number = scene.things.index(scene.actors[0])
+    seen = np.concatenate([t[owner == number] for (owner, _), t in zip(things, targets, strict=True)])
+    assert len(seen) and (seen == seen[0]).all(), "every token of a thing has the same targets"
+    of = dict(zip(FACET, seen[0].tolist(), strict=True))
+    assert of["action"] == list(Action).index(action) and of["order"] == 0
+    if action is Action.left:
+        assert of["last_x"] < of["first_x"] and of["last_y"] == of["first_y"]
+    if action is Action.up:
+        assert of["last_y"] < of["first_y"] and of["last_x"] == of["first_x"]
+    if action is Action.vanish:
+        assert of["last_x"] == of["last_y"] == N_BINS and of["first_x"] < N_BINS
+    if action is Action.appear:
+        assert of["first_x"] == of["first_y"] == N_BINS and of["last_x"] < N_BINS
+    empty = np.concatenate([t[owner < 0] for (owner, _), t in zip(things, targets, strict=True)])
+    assert len(empty) and (empty == UNKNOWN).all(), "tokens that show nothing have none"
+
+
+def test_bystanders_have_a_place_and_no_time() -> None:
+    scene = next(s for s in map(make_moving_scene, range(100)) if s.still)
+    number = scene.things.index(scene.still[0])
+    shown = zip(shown_things(scene, frame_facts(scene)), event_targets(scene, frame_facts(scene)), strict=True)
+    seen = np.concatenate([target[owner == number] for (owner, _), target in shown])
+    assert (seen[:, FACET["action"]] == list(Action).index(Action.still)).all()
+    assert (seen[:, [FACET["order"], FACET["half"]]] == UNKNOWN).all()
+    assert (seen[:, : FACET["action"]] < N_BINS).all()
+
+
+def test_the_loss_is_the_sum_of_all(clips: Path) -> None:
+    task = build_trainer(clips, ["event_weight=2.0"]).task
+    assert isinstance(task, GroundedLanguageTask) and isinstance(task.module, EventModel)
+    batch = task.collate([task.prepare(task.stream[i], np.random.default_rng(i)) for i in range(2)])
+    assert batch[EVENTS].shape[0] == 16 and batch[EVENTS].shape[2] == len(FACETS)
+    task.module.train()
+    total, tally = task.loss(batch)
+    mean = {name: float(sum_) / float(n) for name, (sum_, n) in tally.items()}
+    assert set(EVENT_TALLIES) <= set(mean) and tally["loss_events"][1] == (batch[EVENTS][..., 0] != UNKNOWN).sum()
+    events = mean["loss_places"] + mean["loss_events"]
+    assert float(total.detach()) == pytest.approx(
+        mean["loss_answers"] + 0.5 * mean["loss_grounding"] + 2.0 * events, rel=1e-5
+    )
+    total.backward()
+    assert all(bool(head.weight.grad.any()) for head in task.module.heads)
+    task.module.eval()
+    alone, _ = task.loss(batch)
+    assert float(alone.detach()) == pytest.approx(mean["loss_answers"], rel=1e-5), (
+        "an evaluation takes the answers alone"
+    )
+
+
+def test_the_heads_can_be_answered(clips: Path) -> None:
+    task = build_trainer(clips).task
+    assert isinstance(task, GroundedLanguageTask)
+    batch = task.collate([task.prepare(task.stream[i], np.random.default_rng(i)) for i in range(2)])
+    task.module.train()
+    optimizer = torch.optim.AdamW(task.module.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        loss, tally = task.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(tally["loss_events"][0]) / float(tally["loss_events"][1]))
+    assert losses[-1] < 0.6 * losses[0], losses
+
+
+def test_heads_come_back_and_are_thrown_away(clips: Path, tmp_path: Path) -> None:
+    options = ["max_steps=3", "checkpoint.every_steps=3"]
+    first = build_trainer(clips, options)
+    first.fit()
+    assert not any("heads" in name for name in VideoOlmo.from_pretrained(tmp_path / "run" / "final").state_dict())
+    again = build_trainer(clips, ["max_steps=4", "checkpoint.every_steps=3"])
+    again.start()
+    weights = again.task.module.state_dict()
+    assert any("heads" in name for name in weights)
+    assert all(torch.equal(weights[name], value) for name, value in first.task.module.state_dict().items())
+    again.close()
+
+
+def test_what_does_not_fit_is_refused(clips: Path) -> None:
+    with pytest.raises(OLMoConfigurationError, match="event_layer below 2"):
+        build_trainer(clips, ["event_layer=2"])
+    with pytest.raises(OLMoConfigurationError, match="event_weight"):
+        build_trainer(clips, ["event_weight=-1"])
