@@ -8,8 +8,9 @@ with the option, `peer` without, the same model in the same process, in turns.
 The limits, written down before the runs. Kept features: the time without the encoder's share of the operations. A kept
 beginning: the time without the share of the tokens that are known. Guessing: the passes that are left over those of
 plain decoding, as if a pass of several tokens took no longer than one; counted, not guessed. Compiled steps: reading
-the prompt as before, and then for each token the bytes of the weights over the measured bandwidth. The time of
-compiling is not in the figures; it stands beside them (`compiling_s`).
+the prompt as before, and then for each token the bytes of the weights over the measured bandwidth. A compiled prompt:
+the operations of the language model over the measured peak of a large product. The time of compiling is not in the
+figures; it stands beside them (`compiling_s`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Row, hardware, interleave, paired_ratio, parse_options, read_bandwidth, report, seconds
+from harness import Row, hardware, interleave, matmul_peak, paired_ratio, parse_options, read_bandwidth, report, seconds
 from PIL import Image
 
 from olmo.generation.prompt_lookup import LookupStep
@@ -118,6 +119,25 @@ def compiled_row(bench: Bench, n_runs: int, bandwidth: float) -> Row:
     return row("compiled steps, new points", figures, limit_s / statistics.median(figures["peer"]), facts)
 
 
+def compiled_prompt_row(bench: Bench, n_runs: int) -> Row:
+    """The first token about a picture whose features are at hand: a prompt and nothing else."""
+    inputs, decoding = bench.inputs(POINTING), CompiledDecoding(prompts=True)
+    act = lambda: bench.answer(inputs, max_new_tokens=1)  # noqa: E731
+    plain, found = act(), list[list[int]]()
+    compiling_s = bench.with_compiled(decoding, lambda: found.append(act()))
+    if found != [plain]:
+        raise SystemExit("a compiled prompt changes the answer")
+    if decoding.failure is not None or not decoding.n_prompts:
+        raise SystemExit(f"the prompt was not compiled: {decoding.failure}")
+    compiled = lambda: bench.with_compiled(decoding, lambda: bench.with_features(inputs, act))  # noqa: E731
+    figures = interleave({"ours": compiled, "peer": lambda: bench.with_features(inputs, act)}, n_runs)
+    config, side = bench.model.config, bench.model.config.vision_backbone.vit.spec.image_size
+    n_text = inputs["input_ids"].shape[-1] - config.image_spec.tokens_per_crop
+    n_flops, peak = prompt_cost(config, side, side, n_text_tokens=n_text).flops.llm, matmul_peak()
+    facts = {"prompt_tokens": inputs["input_ids"].shape[-1], "compiling_s": compiling_s, "flops": n_flops, "peak": peak}
+    return row("compiled prompt, the first token", figures, n_flops / peak / statistics.median(figures["peer"]), facts)
+
+
 def passes_left(bench: Bench, inputs: Inputs) -> float:
     """Passes of the model with guesses over those without."""
     found: list[LookupStep] = []
@@ -195,6 +215,7 @@ def main() -> dict[str, Any]:
         facts = {"tokens": len(plain), "guesses": N_GUESSES, "passes_left": share}
         rows.append(row(f"guessing, {title}", interleave(sides, n_runs), share, facts))
     rows.append(compiled_row(bench, n_runs, bandwidth))
+    rows.append(compiled_prompt_row(bench, n_runs))
 
     notes = {"model": "molmo-nano", "dtype": "float32", "peer_is": "generate without the option"}
     return report("decode_options", "s", rows, options=options, machine=machine, notes=notes)

@@ -29,7 +29,7 @@ from rich.table import Column, Table
 from olmo.eval.moving_eval import MovingReport, View, evaluate_moving, moving_items
 from olmo.exceptions import OLMoError, OLMoInputError
 from olmo.io import write_atomic
-from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder
+from olmo.models.bundled import BUNDLED_VIDEO_MODEL, bundled_model_folder
 from olmo.models.video_olmo.video_olmo import VideoOlmo
 
 N_CLIPS, QUICK_CLIPS = 500, 40
@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         n_clips = args.clips if args.clips is not None else QUICK_CLIPS if args.quick else N_CLIPS
         if n_clips < 1:
             raise OLMoInputError(f"--clips {n_clips} is out of range; allowed: 1 and up")
-        model = VideoOlmo.from_pretrained(args.model or bundled_model_folder(), overrides=args.override)
+        model = VideoOlmo.from_pretrained(
+            args.model or bundled_model_folder(BUNDLED_VIDEO_MODEL), overrides=args.override
+        )
         reports = views(model, n_clips, args, console)
     except OLMoError as error:
         Console(stderr=True).print(f"error: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ratio = min(found[name] / floor for name, floor in VIDEO_FLOORS.items())
     result = {
         "benchmark": "nano_video",
-        "model": Path(args.model).name if args.model else BUNDLED_MODEL,
+        "model": Path(args.model).name if args.model else BUNDLED_VIDEO_MODEL,
         "n_params": model.num_params(),
         "ratio": round(ratio, 4),
         "floors": dict(VIDEO_FLOORS),

@@ -36,12 +36,13 @@ from olmo.train.train_config import TrainConfig, TrainTaskName
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "nano.json"
+CLIP_RESULT = ROOT / "benchmarks" / "results" / "nano_video.json"
 HE_RESULT = ROOT / "benchmarks" / "results" / "he_accuracy.json"
 SERVE_RESULT = ROOT / "benchmarks" / "results" / "serve.json"
 OPTIONS_RESULT = ROOT / "benchmarks" / "results" / "decode_options.json"
 PICTURE = ROOT / "docs" / "images" / "annotated.png"
 NANO_CONFIG = ROOT / "configs" / "molmo-nano-wide"
-NANO_MODELS = (BUNDLED_MODEL, NANO_CONFIG.name, "molmo-nano-video")
+NANO_MODELS = (BUNDLED_MODEL, NANO_CONFIG.name, "molmo-nano-frames")
 """Configurations that the bundled model had, first to last."""
 
 
@@ -210,6 +211,18 @@ def tasks_table(result: dict[str, Any]) -> str:
     return table(header, rows)
 
 
+def clip_results() -> str:
+    """Accuracy about clips by task, beside the same model's with grey frames and with shuffled ones."""
+    result = json.loads(CLIP_RESULT.read_text(encoding="utf-8"))
+    clip, *others = (result["views"][view]["tasks"] for view in ("clip", "grey", "shuffled"))
+    header = ("Task", "Questions", "Right", "95 % interval", "All frames grey", "Frames shuffled", "Goal")
+    rows = []
+    for name, entry in clip.items():
+        beside = (percent(tasks[name]["accuracy"]) for tasks in others)
+        rows.append((shown(name), *task_cells(entry)[:3], *beside, percent(result["floors"].get(name))))
+    return table(header, rows)
+
+
 def shown(task: str) -> str:
     """`pointing several, near` for the task `pointing_several_near`."""
     return re.sub(r"_(near|absent)$", r", \1", task).replace("_", " ")
@@ -329,6 +342,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "nano sizes": nano_sizes,
     "nano training": nano_training,
     "nano results": nano_results,
+    "clip results": clip_results,
     "he tasks": he_tasks,
     "he scorers": he_scorers,
     "served": served,
