@@ -11,12 +11,15 @@ The last line is one JSON object. The exit code is 1 when a floor is missed and 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 from harness import RESULTS, commit, hardware, versions
@@ -26,13 +29,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from olmo.eval.moving_eval import MovingReport, View, evaluate_moving, moving_items
+from olmo.eval.moving_eval import MovingItem, MovingReport, View, evaluate_moving, moving_items
+from olmo.eval.report import TaskResult
 from olmo.exceptions import OLMoError, OLMoInputError
 from olmo.io import write_atomic
 from olmo.models.bundled import BUNDLED_VIDEO_MODEL, bundled_model_folder
 from olmo.models.video_olmo.video_olmo import VideoOlmo
 
-N_CLIPS, QUICK_CLIPS = 500, 40
+N_CLIPS, QUICK_CLIPS, CLIPS_AT_ONCE = 500, 40, 50
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,15 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         n_clips = args.clips if args.clips is not None else QUICK_CLIPS if args.quick else N_CLIPS
         if n_clips < 1:
             raise OLMoInputError(f"--clips {n_clips} is out of range; allowed: 1 and up")
-        model = VideoOlmo.from_pretrained(
-            args.model or bundled_model_folder(BUNDLED_VIDEO_MODEL), overrides=args.override
-        )
-        reports = views(model, n_clips, args, console)
+        if args.processes < 1:
+            raise OLMoInputError(f"--processes {args.processes} is out of range; allowed: 1 and up")
+        folder = args.model or bundled_model_folder(BUNDLED_VIDEO_MODEL)
+        n_params = VideoOlmo.from_pretrained(folder, overrides=args.override).num_params()
+        asked = Asked(str(folder), args.override, args.batch_size, args.threads)
+        found_by_view = views(asked, n_clips, args, console)
     except OLMoError as error:
         Console(stderr=True).print(f"error: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
         return 2
-    print_report(console, reports)
-    clip = reports[View.clip]
+    print_report(console, found_by_view)
+    clip = found_by_view[View.clip]
     # A few clips may hold no question of some task; its floor is then missed.
     found = {name: (clip.tasks[name].accuracy or 0.0) if name in clip.tasks else 0.0 for name in VIDEO_FLOORS}
     missed = [name for name, floor in VIDEO_FLOORS.items() if found[name] < floor]
@@ -63,11 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = {
         "benchmark": "nano_video",
         "model": Path(args.model).name if args.model else BUNDLED_VIDEO_MODEL,
-        "n_params": model.num_params(),
+        "n_params": n_params,
         "ratio": round(ratio, 4),
         "floors": dict(VIDEO_FLOORS),
         "missed": missed,
-        "views": {view.value: report.asdict() for view, report in reports.items()},
+        "views": {view.value: report.asdict() for view, report in found_by_view.items()},
         "seconds": round(time.perf_counter() - start, 1),
         "hardware": hardware(),
         "versions": versions("numpy", "pillow"),
@@ -91,23 +97,72 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--floors", action=argparse.BooleanOptionalAction, default=True, help="fail below the floors")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/nano_video.json")
     parser.add_argument("--batch-size", type=int, default=16, help="questions decoded together")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share the clips")
     parser.add_argument("--threads", type=int, default=0, help="threads of CPU arithmetic; 0: PyTorch's choice")
     return parser.parse_args(arguments)
 
 
-def views(model: VideoOlmo, n_clips: int, args: argparse.Namespace, console: Console) -> dict[View, MovingReport]:
-    """The report of each view."""
+@dataclass(frozen=True)
+class Asked:
+    """A model and how it is asked; travels to another process whole, so that several share the clips."""
+
+    folder: str
+    overrides: Sequence[str]
+    batch_size: int
+    n_threads: int
+
+    def __call__(self, view: View, items: Sequence[MovingItem]) -> MovingReport:
+        """The report about some clips."""
+        if self.n_threads:
+            torch.set_num_threads(self.n_threads)
+        model = VideoOlmo.from_pretrained(self.folder, overrides=self.overrides)
+        return evaluate_moving(model, items, VIDEO_SCENES, view, self.batch_size)
+
+
+def views(asked: Asked, n_clips: int, args: argparse.Namespace, console: Console) -> dict[View, MovingReport]:
+    """The report of each view, from parts of equally many clips."""
     items = moving_items(n_clips, VIDEO_SCENES)
-    reports = {}
+    seeds = list(dict.fromkeys(seed for seed, _ in items))
+    wanted = [View.clip] if args.only_clip else list(View)
+    parts = [set(seeds[start : start + CLIPS_AT_ONCE]) for start in range(0, len(seeds), CLIPS_AT_ONCE)]
+    jobs = [(view, [item for item in items if item[0] in part]) for view in wanted for part in parts]
+    found: dict[View, list[MovingReport]] = {view: [] for view in wanted}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for view in [View.clip] if args.only_clip else list(View):
-            bar = progress.add_task(view.value, total=len(items))
+        bar = progress.add_task("clips", total=len(jobs))
+        for (view, _), report in zip(jobs, reports(asked, jobs, args.processes), strict=True):
+            found[view].append(report)
+            progress.advance(bar)
+    return {view: joined(of_view) for view, of_view in found.items()}
 
-            def show(done: int, _: int, bar: Any = bar) -> None:
-                progress.update(bar, completed=done)
 
-            reports[view] = evaluate_moving(model, items, VIDEO_SCENES, view, args.batch_size, show)
-    return reports
+def reports(
+    asked: Asked, jobs: Sequence[tuple[View, Sequence[MovingItem]]], n_processes: int
+) -> Iterable[MovingReport]:
+    """The report of each job, in order."""
+    if n_processes == 1:
+        return itertools.starmap(asked, jobs)
+    with ProcessPoolExecutor(n_processes, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(asked, *zip(*jobs, strict=True)))
+
+
+def joined(parts: Sequence[MovingReport]) -> MovingReport:
+    """One report about the clips of several."""
+    chances = [(part.order_chance, part.tasks["order"].n) for part in parts if part.order_chance is not None]
+    n_ordered = sum(n for _, n in chances)
+    return MovingReport(
+        n_clips=sum(part.n_clips for part in parts),
+        view=parts[0].view,
+        tasks=added([part.tasks for part in parts]),
+        forms=added([part.forms for part in parts]),
+        order_chance=sum(chance * n for chance, n in chances) / n_ordered if n_ordered else None,
+    )
+
+
+def added(results: Sequence[Mapping[str, TaskResult]]) -> dict[str, TaskResult]:
+    """Results by name, summed; the names in the order in which the fullest part has them."""
+    names = dict.fromkeys(name for part in sorted(results, key=len, reverse=True) for name in part)
+    of = {name: [part[name] for part in results if name in part] for name in names}
+    return {name: TaskResult(n=sum(r.n for r in rs), n_right=sum(r.n_right for r in rs)) for name, rs in of.items()}
 
 
 def print_report(console: Console, reports: Mapping[View, MovingReport]) -> None:

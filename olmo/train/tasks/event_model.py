@@ -1,8 +1,9 @@
-"""A model with linear heads inside, which ask its picture tokens what becomes of the things that they show.
+"""A model with heads inside, which ask its picture tokens what becomes of the things that they show.
 
 Half way up they have to know where their thing is at the beginning of the clip and at its end; from that follows what
 it does, which is asked higher up. A small language model does not find these two steps from answers alone in the time
-that a CPU has. The heads are thrown away afterwards.
+that a CPU has. What answers say in a word is asked for in that word, by the model's own output head, so that an answer
+only has to copy it; the other heads are linear maps, thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from olmo.exceptions import OLMoConfigurationError
 from olmo.models.base import ModelBase
 from olmo.models.outputs import OLMoOutput
 from olmo.models.picture_inputs import PictureInputs
+from olmo.tokenizer import Tokenizer
 from olmo.train.task import Tally
 from olmo.train.tasks.event_targets import FACETS, UNKNOWN
 
@@ -33,6 +36,9 @@ class EventModel(nn.Module):
     Args:
         model: the model.
         layer: blocks of the language model below the heads for what happens; those for places come after half as many.
+
+    Raises:
+        OLMoConfigurationError: the tokenizer cannot tell the words of actions apart by their first tokens.
     """
 
     def __init__(self, model: ModelBase, layer: int) -> None:
@@ -40,8 +46,10 @@ class EventModel(nn.Module):
         self.model = model
         width = model.config.llm.d_model
         self.layers = [max(1, layer // 2) if facet.is_place else layer for facet in FACETS]
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in FACETS)
-        self.heads = nn.ModuleList(nn.Linear(width, facet.n_classes) for facet in FACETS)
+        self.words = [_first_tokens(model.tokenizer, facet.words) for facet in FACETS]
+        self.heads = nn.ModuleDict(
+            {f.name: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, f.n_classes)) for f in FACETS if not f.words}
+        )
 
     def forward(self, *, events: torch.Tensor | None = None, **batch: Any) -> OLMoOutput:
         """The model's forward; with `events` `[M, tokens, facets]` its `aux` also has the losses and shares of them."""
@@ -61,7 +69,7 @@ class EventModel(nn.Module):
         wanted, n = events[is_shown], is_shown.sum().clamp(min=1)
         found = {name: states.new_zeros((), dtype=torch.float32) for name in EVENT_TALLIES}
         for number, facet in enumerate(FACETS):
-            logits = self.heads[number](self.norms[number](states[self.layers[number]][rows, columns])).float()
+            logits = self._logits(number, states[self.layers[number]][rows, columns])
             loss = F.cross_entropy(logits, wanted[:, number], ignore_index=UNKNOWN, reduction="sum") / n
             right = (logits.argmax(dim=-1) == wanted[:, number]).sum() / n
             if facet.is_place:  # four questions that are one
@@ -72,6 +80,25 @@ class EventModel(nn.Module):
             if facet.name == "action":
                 found["share_actions"] = right.detach()
         return {**found, "n_shown": n.float()}
+
+    def _logits(self, number: int, tokens: torch.Tensor) -> torch.Tensor:
+        """`[n, classes]` of a facet for states `[n, D]`."""
+        llm, facet = self.model.llm, FACETS[number]
+        if not facet.words:
+            return self.heads[facet.name](tokens).float()
+        return F.linear(llm.ln_f(tokens), llm.wte.embedding[self.words[number].to(tokens.device)]).float()
+
+
+def _first_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> torch.Tensor:
+    """First token of each word, int64 `[words]`."""
+    tokens = [tokenizer.encode(f" {word}")[0] for word in words]
+    if len(set(tokens)) < len(tokens):
+        raise OLMoConfigurationError(
+            f"needs a tokenizer that begins each of the words {', '.join(words)} with another token, such as that of "
+            "configs/molmo-nano-wide; or leave event_weight out",
+            "event_weight",
+        )
+    return torch.tensor(tokens)
 
 
 def event_tally(aux: dict[str, torch.Tensor]) -> Tally:

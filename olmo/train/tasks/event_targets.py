@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from olmo.data.scenes.moving.actors import Action, Actor
+from olmo.data.scenes.moving.actors import PHRASES, Action, Actor
 from olmo.data.scenes.moving.frame_targets import frame_targets
 from olmo.data.scenes.moving.moving_scene import MovingScene
 from olmo.data.scenes.moving.questions import half_of
@@ -29,12 +29,15 @@ class Facet:
     is_place: bool = False
     """Whether it is a place at the beginning or the end, from which the rest follows."""
 
+    words: tuple[str, ...] = ()
+    """The word of each class in answers; none where answers say it in no one word."""
+
 
 FACETS = (
     *(Facet(name, N_BINS + 1, is_place=True) for name in ("first_x", "first_y", "last_x", "last_y")),
-    Facet("action", len(Action)),
+    Facet("action", len(Action), words=tuple(PHRASES[action].split()[-1] for action in Action)),
     Facet("order", 4),
-    Facet("half", 2),
+    Facet("half", 2, words=("first", "second")),
 )
 """Places have a class more, the last, for a thing that is not there."""
 

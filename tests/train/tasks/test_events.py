@@ -20,6 +20,11 @@ from olmo.train.tasks.event_model import EVENT_TALLIES, EventModel
 from olmo.train.tasks.event_targets import FACETS, N_BINS, UNKNOWN, event_targets, shown_things
 from olmo.train.tasks.grounding import EVENTS, GroundedLanguageTask
 
+WIDE = Path(__file__).resolve().parents[3] / "configs" / "molmo-nano-wide"
+"""Its tokenizer has a token for each word of an answer about a clip; that of the smaller one has not."""
+
+NANO = WIDE.parent / "molmo-nano"
+
 GRID, POOL = 12, 2
 FACET = {facet.name: number for number, facet in enumerate(FACETS)}
 
@@ -38,8 +43,10 @@ def scene_with(action: Action) -> MovingScene:
 def clips(recipe: Path) -> Path:
     """The tiny recipe, grounded, on clips of one or two events."""
     model = recipe.parent / "model" / "config.yaml"
-    video = {"model_name": "video_olmo", "max_frames": 8, "pooling_h": 2, "pooling_w": 2}
-    model.write_text(yaml.safe_dump(yaml.safe_load(model.read_text()) | video))
+    values = yaml.safe_load(model.read_text())
+    values |= {"model_name": "video_olmo", "max_frames": 8, "pooling_h": 2, "pooling_w": 2}
+    values["llm"] |= {"vocab_size": 1824, "tokenizer": {"identifier": str(WIDE / "tokenizer.json")}}
+    model.write_text(yaml.safe_dump(values))
     values = yaml.safe_load(recipe.read_text())
     scenes = {"image_size": 84, "max_frames": 8, "max_events": 2, "max_still": 0, "questions_per_clip": 2}
     values |= {"task": "grounded_language", "event_weight": 0.5, "event_layer": 1, "batch_size": 2}
@@ -93,7 +100,7 @@ def test_the_loss_is_the_sum_of_all(clips: Path) -> None:
         mean["loss_answers"] + 0.5 * mean["loss_grounding"] + 2.0 * events, rel=1e-5
     )
     total.backward()
-    assert all(bool(head.weight.grad.any()) for head in task.module.heads)
+    assert all(bool(p.grad.any()) for p in task.module.heads.parameters())
     task.module.eval()
     alone, _ = task.loss(batch)
     assert float(alone.detach()) == pytest.approx(mean["loss_answers"], rel=1e-5), (
@@ -135,3 +142,5 @@ def test_what_does_not_fit_is_refused(clips: Path) -> None:
         build_trainer(clips, ["event_layer=2"])
     with pytest.raises(OLMoConfigurationError, match="event_weight"):
         build_trainer(clips, ["event_weight=-1"])
+    with pytest.raises(OLMoConfigurationError, match="another token"):
+        build_trainer(clips, [f"model_overrides=[llm.tokenizer.identifier={NANO / 'tokenizer.json'}]"])
