@@ -17,7 +17,7 @@ from olmo.cli.option_groups import with_option_groups
 from olmo.cli.options import Choices
 from olmo.cli.pictures import has_picture_name, is_path, load_picture, pictures_in
 from olmo.cli.selection import Selection
-from olmo.cli.session import Session, require_he_molmo
+from olmo.cli.session import Session, about, require_he_molmo
 from olmo.cli.subject import Subject, open_subject
 from olmo.cli.video_answer import VideoAnswer
 from olmo.cli.video_options import VideoChoices
@@ -92,7 +92,7 @@ def ask(
                 require_he_molmo(choices, "--save-selection")
             if not subject.videos:
                 _refuse_video_options(video)
-            session = Session(choices, video if subject.videos else None, tensor_parallel)
+            session = Session(about(subject, choices), video if subject.videos else None, tensor_parallel)
             _ask_once(session, subject, question, targets, as_json)
 
 

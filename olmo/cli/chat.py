@@ -16,7 +16,7 @@ from olmo.cli.errors import one_line
 from olmo.cli.option_groups import with_option_groups
 from olmo.cli.options import Choices
 from olmo.cli.pictures import is_path
-from olmo.cli.session import Session
+from olmo.cli.session import Session, about
 from olmo.cli.subject import NOTHING, Subject, open_subject
 from olmo.cli.video_options import VideoChoices
 from olmo.exceptions import OLMoError, OLMoInputError
@@ -42,7 +42,7 @@ def chat(
     subject = open_subject(paths or [], video)
     if not subject.videos and (names := video.of_one_clip()):
         raise typer.BadParameter("there is no video that this could be about", param_hint=", ".join(names))
-    conversation = Conversation(Session(choices, video), subject, video.for_later_clips())
+    conversation = Conversation(Session(about(subject, choices), video), subject, video.for_later_clips())
     is_interactive = sys.stdin.isatty()
     if is_interactive:
         if importlib.util.find_spec("readline"):

@@ -1,4 +1,4 @@
-"""`molmo demo`: the bundled model looks at the bundled picture, and at a clip where it was trained on videos."""
+"""`molmo demo`: the bundled models look at the bundled picture and at the bundled clip."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from olmo.cli.answer import Answer, write_picture
 from olmo.cli.options import Choices, Model
-from olmo.cli.session import Prepared, Session
+from olmo.cli.session import Prepared, Session, about
 from olmo.cli.subject import Subject, open_subject
 from olmo.cli.video_answer import frame_sheet
 from olmo.cli.video_options import VideoChoices
@@ -30,7 +30,7 @@ def demo(
         Path, typer.Option(help="Folder for the picture with the points drawn on it, and for the frames of the clip.")
     ] = Path("demo_output"),
 ) -> None:
-    """Ask the bundled model about a bundled picture, and about a clip where it knows videos."""
+    """Ask the bundled models about a bundled picture and a bundled clip; a model of your own about what it takes."""
     picture = open_subject([str(PICTURE)], VideoChoices())
     session = Session(Choices(model=model))
     typer.echo(f"Model:   {session.name}\nPicture: {_shown(PICTURE)}\n")
@@ -38,13 +38,15 @@ def demo(
     answer, target = Answer(text, session.name, picture.names, picture.pictures[0]), output / "annotated.png"
     answer.save(target)
     typer.echo(f"\n{len(answer.points)} point(s) of the last answer are drawn on {target}")
-    if isinstance(session.model, VideoOlmo):
-        _ask_about_clip(session, output / "frames.png")
-
-
-def _ask_about_clip(session: Session, sheet: Path) -> None:
     clip = open_subject([str(CLIP)], VideoChoices())
-    typer.echo(f"\nClip:    {_shown(CLIP)}\n")
+    if model is None:
+        session = Session(about(clip, Choices()))
+    if isinstance(session.model, VideoOlmo):
+        _ask_about_clip(session, clip, output / "frames.png")
+
+
+def _ask_about_clip(session: Session, clip: Subject, sheet: Path) -> None:
+    typer.echo(f"\nModel:   {session.name}\nClip:    {_shown(CLIP)}\n")
     _, prepared = _ask_all(session, CLIP_QUESTIONS, clip)
     write_picture(frame_sheet(prepared.clips, clip.names), sheet)
     typer.echo(f"\nThe frames that the model saw are on {sheet}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from olmo.io import resolve_model_folder
 from olmo.models.adapters import merge_adapter, read_adapter
 from olmo.models.auto import from_pretrained, model_class, saved_model_name
 from olmo.models.base import ModelBase
-from olmo.models.bundled import BUNDLED_MODEL, bundled_model_folder, is_bundled
+from olmo.models.bundled import BUNDLED_MODEL, BUNDLED_VIDEO_MODEL, bundled_model_folder, is_bundled
 from olmo.models.feature_cache import FeatureCache
 from olmo.models.he_molmo.he_molmo import HeMolmo
 from olmo.models.molmo.molmo import Molmo
@@ -31,7 +31,10 @@ from olmo.models.prefix_cache import PrefixCache
 
 Messages = Sequence[dict[str, str]]
 
-NEVER_SAW_VIDEO = "{name} is a model of pictures, so its answers about a video mean little"
+NEVER_SAW_VIDEO = (
+    "{name} is a model of pictures, so its answers about a video mean little; "
+    f"--model {BUNDLED_VIDEO_MODEL} is one of videos"
+)
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,12 @@ def chosen_model(choices: Choices) -> str:
     if choices.model is None and choices.adapter is not None:
         made_for = read_adapter(choices.adapter).base_model
     return choices.model or made_for or BUNDLED_MODEL
+
+
+def about(subject: Subject, choices: Choices) -> Choices:
+    """The choices, with the bundled model of videos where no model was chosen and the subject is a video."""
+    is_open = choices.model is None and choices.adapter is None
+    return replace(choices, model=BUNDLED_VIDEO_MODEL) if is_open and subject.videos else choices
 
 
 def model_folder(model: str | None) -> str | Path:

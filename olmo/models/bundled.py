@@ -12,7 +12,10 @@ BUNDLED_MODEL = "molmo-nano"
 BUNDLED_HE_MODEL = "molmo-nano-he"
 """Name of the bundled HeMolmo."""
 
-_FOLDERS = {BUNDLED_MODEL: "nano", BUNDLED_HE_MODEL: "nano_he"}
+BUNDLED_VIDEO_MODEL = "molmo-nano-video"
+"""Name of the bundled VideoOlmo, which is taken for videos where none is named."""
+
+_FOLDERS = {BUNDLED_MODEL: "nano", BUNDLED_HE_MODEL: "nano_he", BUNDLED_VIDEO_MODEL: "nano_video"}
 
 BUNDLED_MODELS = tuple(_FOLDERS)
 """Names of all of them."""
@@ -27,7 +30,7 @@ def bundled_model_folder(name: str = BUNDLED_MODEL) -> Path:
     """Folder of a bundled model, a native checkpoint.
 
     Args:
-        name: `molmo-nano` or `molmo-nano-he`.
+        name: `molmo-nano`, `molmo-nano-he` or `molmo-nano-video`.
 
     Raises:
         OLMoCheckpointError: there is no such bundled model, or this installation came without it.

@@ -15,10 +15,13 @@ from PIL import Image
 from untrained import POINTS
 
 import olmo.cli.session
+from olmo.cli.options import Choices
+from olmo.cli.session import about
 from olmo.cli.subject import open_subject
 from olmo.cli.video_options import VideoChoices
 from olmo.cli.videos import is_video
 from olmo.exceptions import OLMoInputError
+from olmo.models.bundled import BUNDLED_VIDEO_MODEL
 from olmo.preprocessing.video.kept_source import KeptSource
 
 ONE_POINT = '<point x="50.0" y="50.0" alt="square">square</point>'
@@ -290,3 +293,23 @@ def test_a_real_file(molmo, tiny_video, tmp_path, monkeypatch, says):
     path = write_video(tmp_path / "clip.mp4", n=30)
     result = molmo("ask", path, "What?", "--model", tiny_video, "--max-frames", 3, "--json")
     assert json.loads(result.out)["frame_seconds"] == pytest.approx([0, 0.5, 0.967], abs=2e-3)
+
+
+def test_a_video_is_shown_to_the_bundled_model_of_videos(tmp_path):
+    clip = save_clip(clip_frames(), tmp_path / "clip.webp", ".webp")
+    picture = tmp_path / "one.png"
+    Image.new("RGB", (20, 20)).save(picture)
+    video, still = open_subject([str(clip)], VideoChoices()), open_subject([str(picture)], VideoChoices())
+    assert about(video, Choices()).model == BUNDLED_VIDEO_MODEL
+    assert about(still, Choices()).model is None
+    assert about(video, Choices(model="my-model")).model == "my-model"
+    assert about(video, Choices(adapter="my-adapter")).model is None, "it belongs to the model that it was made for"
+
+
+def test_the_bundled_model_of_videos_answers(molmo):
+    clip = Path(__file__).resolve().parents[2] / "examples" / "clips" / "moving.webp"
+    result = molmo("ask", clip, "What happens first?", "--json")
+    assert (result.code, result.err) == (0, "")
+    answer = json.loads(result.out)
+    assert answer["model"] == BUNDLED_VIDEO_MODEL and answer["text"].startswith("the ")
+    assert len(answer["frame_seconds"]) == 8
