@@ -30,7 +30,7 @@ def demo(
         Path, typer.Option(help="Folder for the picture with the points drawn on it, and for the frames of the clip.")
     ] = Path("demo_output"),
 ) -> None:
-    """Ask the bundled models about a bundled picture and a bundled clip; a model of your own about what it takes."""
+    """Ask the bundled models about a bundled picture and a bundled clip."""
     picture = open_subject([str(PICTURE)], VideoChoices())
     session = Session(Choices(model=model))
     typer.echo(f"Model:   {session.name}\nPicture: {_shown(PICTURE)}\n")

@@ -37,7 +37,7 @@ COMMANDS = {
     "eval": "Ask a model the questions of a task and score its answers; it resumes where it stopped.",
     "serve": "Answer over HTTP, in the OpenAI chat protocol.",
     "batch": "Answer a file of requests; it goes on where it stopped.",
-    "demo": "Ask the bundled model about a bundled picture, and about a clip where it knows videos.",
+    "demo": "Ask the bundled models about a bundled picture and a bundled clip.",
     "doctor": "Show what is installed, what is missing, and which models fit in memory.",
 }
 """Commands and their summaries; each lives in the module of its name."""
