@@ -129,7 +129,14 @@ def compiled_prompt_row(bench: Bench, n_runs: int) -> Row:
         raise SystemExit("a compiled prompt changes the answer")
     if decoding.failure is not None or not decoding.n_prompts:
         raise SystemExit(f"the prompt was not compiled: {decoding.failure}")
-    compiled = lambda: bench.with_compiled(decoding, lambda: bench.with_features(inputs, act))  # noqa: E731
+
+    def compiled() -> float:
+        bench.model.compiled_decoding = decoding
+        try:
+            return bench.with_features(inputs, act)
+        finally:
+            bench.model.compiled_decoding = None
+
     figures = interleave({"ours": compiled, "peer": lambda: bench.with_features(inputs, act)}, n_runs)
     config, side = bench.model.config, bench.model.config.vision_backbone.vit.spec.image_size
     n_text = inputs["input_ids"].shape[-1] - config.image_spec.tokens_per_crop
