@@ -86,11 +86,11 @@ class Bench:
         finally:
             self.model.prefix_cache = None
 
-    def with_compiled(self, decoding: CompiledDecoding, action: Callable[[], Any]) -> float:
-        """Seconds of an action with compiled steps."""
+    def with_compiled(self, decoding: CompiledDecoding, measure: Callable[[], float]) -> float:
+        """What is measured with compiled steps."""
         self.model.compiled_decoding = decoding
         try:
-            return seconds(action)
+            return measure()
         finally:
             self.model.compiled_decoding = None
 
@@ -99,13 +99,15 @@ def compiled_row(bench: Bench, n_runs: int, bandwidth: float) -> Row:
     """A longer answer with compiled steps."""
     inputs, decoding = bench.inputs(POINTING), CompiledDecoding()
     plain, found = bench.answer(inputs), list[list[int]]()
-    compiling_s = bench.with_compiled(decoding, lambda: found.append(bench.answer(inputs)))
+    compiling_s = bench.with_compiled(decoding, lambda: seconds(lambda: found.append(bench.answer(inputs))))
     if found != [plain]:
         raise SystemExit("compiled steps change the answer")
     if decoding.failure is not None:
         raise SystemExit(f"the step was not compiled: {decoding.failure}")
     act = lambda: bench.answer(inputs)  # noqa: E731
-    figures = interleave({"ours": lambda: bench.with_compiled(decoding, act), "peer": lambda: seconds(act)}, n_runs)
+    figures = interleave(
+        {"ours": lambda: bench.with_compiled(decoding, lambda: seconds(act)), "peer": lambda: seconds(act)}, n_runs
+    )
     reading_s = statistics.median(seconds(lambda: bench.answer(inputs, max_new_tokens=1)) for _ in range(n_runs))
     n_bytes = sum(parameter.nbytes for parameter in bench.model.llm.parameters())
     limit_s = reading_s + (len(plain) - 1) * n_bytes / bandwidth
@@ -124,20 +126,13 @@ def compiled_prompt_row(bench: Bench, n_runs: int) -> Row:
     inputs, decoding = bench.inputs(POINTING), CompiledDecoding(prompts=True)
     act = lambda: bench.answer(inputs, max_new_tokens=1)  # noqa: E731
     plain, found = act(), list[list[int]]()
-    compiling_s = bench.with_compiled(decoding, lambda: found.append(act()))
+    compiling_s = bench.with_compiled(decoding, lambda: seconds(lambda: found.append(act())))
     if found != [plain]:
         raise SystemExit("a compiled prompt changes the answer")
     if decoding.failure is not None or not decoding.n_prompts:
         raise SystemExit(f"the prompt was not compiled: {decoding.failure}")
-
-    def compiled() -> float:
-        bench.model.compiled_decoding = decoding
-        try:
-            return bench.with_features(inputs, act)
-        finally:
-            bench.model.compiled_decoding = None
-
-    figures = interleave({"ours": compiled, "peer": lambda: bench.with_features(inputs, act)}, n_runs)
+    read = lambda: bench.with_features(inputs, act)  # noqa: E731
+    figures = interleave({"ours": lambda: bench.with_compiled(decoding, read), "peer": read}, n_runs)
     config, side = bench.model.config, bench.model.config.vision_backbone.vit.spec.image_size
     n_text = inputs["input_ids"].shape[-1] - config.image_spec.tokens_per_crop
     n_flops, peak = prompt_cost(config, side, side, n_text_tokens=n_text).flops.llm, matmul_peak()

@@ -15,7 +15,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -137,12 +137,13 @@ def views(asked: Asked, n_clips: int, args: argparse.Namespace, console: Console
 
 def reports(
     asked: Asked, jobs: Sequence[tuple[View, Sequence[MovingItem]]], n_processes: int
-) -> Iterable[MovingReport]:
-    """The report of each job, in order."""
+) -> Iterator[MovingReport]:
+    """The report of each job, in order, as soon as it is there."""
     if n_processes == 1:
-        return itertools.starmap(asked, jobs)
+        yield from itertools.starmap(asked, jobs)
+        return
     with ProcessPoolExecutor(n_processes, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(asked, *zip(*jobs, strict=True)))
+        yield from pool.map(asked, *zip(*jobs, strict=True))
 
 
 def joined(parts: Sequence[MovingReport]) -> MovingReport:

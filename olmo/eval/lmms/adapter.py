@@ -26,7 +26,7 @@ class LmmsAnswers:
     """Answers the requests of `lmms-eval` with one of our models.
 
     Args:
-        pretrained: folder or hub id; molmo-nano and molmo-nano-he are bundled.
+        pretrained: folder or hub id; molmo-nano, molmo-nano-he and molmo-nano-video are bundled.
         device: where the model runs.
         dtype: number format of the weights.
         batch_size: questions decoded together; `lmms-eval` hands it over as text.

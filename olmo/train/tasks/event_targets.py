@@ -42,11 +42,9 @@ FACETS = (
 """Places have a class more, the last, for a thing that is not there."""
 
 
-def event_targets(scene: MovingScene, facts: torch.Tensor) -> list[np.ndarray]:
-    """Classes int64 `[tokens, facets]` for each frame of `facts` `[T, 4]`."""
-    # The last row is for tokens that show nothing, number -1.
-    known = np.array([_of_thing(scene, thing) for thing in scene.things] + [[UNKNOWN] * len(FACETS)])
-    return [known[owner] for owner, _ in shown_things(scene, facts)]
+def event_targets(scene: MovingScene) -> np.ndarray:
+    """Classes int64 `[things + 1, facets]`; the last row is for tokens that show nothing, whose thing is number -1."""
+    return np.array([_of_thing(scene, thing) for thing in scene.things] + [[UNKNOWN] * len(FACETS)])
 
 
 def shown_things(scene: MovingScene, facts: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -5,7 +5,8 @@ connector, goes through the model's own output head, and the right word is the n
 The plural stands on the patch that holds the thing's point, so things can be told apart and counted; on a sign it is
 the word. It costs one small matrix product and puts the pictures' tokens where the words are, so that "find the tokens
 that match this word" is there from the start. Only Scenes and moving scenes know what each patch shows;
-examples of other sources beside them learn from their answers alone.
+examples of other sources beside them learn from their answers alone. Of moving scenes it is also known what becomes of
+the things; that is asked further up, see `event_model`.
 
 Measured on molmo-nano: see docs/log.md.
 """
@@ -69,12 +70,11 @@ class PatchWords:
         names = np.where(shown.is_centre > 0, self.plural[kind], self.singular[kind])
         return np.where(shown.word > 0, self.sign[shown.word.clip(min=0)], names)
 
-    def of_frames(self, scene: MovingScene, facts: torch.Tensor) -> list[np.ndarray]:
-        """The same for each frame of `facts` `[T, 4]`, int64 `[tokens]`: the thing that covers most of a token."""
+    def of_frame(self, scene: MovingScene, owner: np.ndarray, is_middle: np.ndarray) -> np.ndarray:
+        """The same for the tokens of a frame, int64 `[tokens]`, from what `frame_targets` says of them."""
         # The last is for tokens that show nothing, number -1.
         kinds = np.array([*(thing.concept.index + 1 for thing in scene.things), 0])
-        shown = shown_things(scene, facts)
-        return [np.where(middle, self.plural[kinds[owner]], self.singular[kinds[owner]]) for owner, middle in shown]
+        return np.where(is_middle, self.plural[kinds[owner]], self.singular[kinds[owner]])
 
 
 def _first_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> np.ndarray:
@@ -82,11 +82,16 @@ def _first_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> np.ndarray:
 
 
 class PrepareGrounded(PrepareExample):
-    """As for the language task, with the words for picture tokens; pictures of other sources have none."""
+    """As for the language task, with the words for picture tokens, and with what becomes of things where that is asked.
 
-    def __init__(self, preprocessor: Preprocessor, source_names: Sequence[str], words: PatchWords) -> None:
+    Pictures of other sources have neither.
+    """
+
+    def __init__(
+        self, preprocessor: Preprocessor, source_names: Sequence[str], words: PatchWords, has_events: bool = False
+    ) -> None:
         super().__init__(preprocessor, source_names)
-        self.words = words
+        self.words, self.has_events = words, has_events
 
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Tensors of one example."""
@@ -99,11 +104,11 @@ class PrepareGrounded(PrepareExample):
         if isinstance(scene, Scene):
             words[0] = torch.from_numpy(self.words(scene))
         if isinstance(moving, MovingScene) and "frame_facts" in tensors:
-            for frame, of_frame in enumerate(self.words.of_frames(moving, tensors["frame_facts"])):
-                words[frame, : len(of_frame)] = torch.from_numpy(of_frame)
-            for frame, of_frame in enumerate(event_targets(moving, tensors["frame_facts"])):
-                events[frame, : len(of_frame)] = torch.from_numpy(of_frame)
-        return {**tensors, PICTURE_WORDS: words, EVENTS: events}
+            known = event_targets(moving)
+            for frame, (owner, is_middle) in enumerate(shown_things(moving, tensors["frame_facts"])):
+                words[frame, : len(owner)] = torch.from_numpy(self.words.of_frame(moving, owner, is_middle))
+                events[frame, : len(owner)] = torch.from_numpy(known[owner])
+        return {**tensors, PICTURE_WORDS: words, **({EVENTS: events} if self.has_events else {})}
 
 
 class CollateGrounded(CollateRows):
@@ -112,7 +117,8 @@ class CollateGrounded(CollateRows):
     def __call__(self, rows: Sequence[Any]) -> Batch:
         """A padded batch of rows; a row is an example or a list of them."""
         examples = [example for row in rows for example in (row if isinstance(row, list) else [row])]
-        targets = {name: torch.cat([e[name] for e in examples]) for name in (PICTURE_WORDS, EVENTS)}
+        names = [name for name in (PICTURE_WORDS, EVENTS) if name in examples[0]]
+        targets = {name: torch.cat([e[name] for e in examples]) for name in names}
         return {**super().__call__(rows), **targets}
 
 
@@ -159,7 +165,7 @@ class GroundedLanguageTask(LanguageTask):
         words = PatchWords(model.tokenizer, spec.grid // spec.pool_h)
         build = model.config.build_preprocessor
         preprocessor = build(False, True, max_seq_len=self.sequence_length)
-        self.prepare = PrepareGrounded(preprocessor, self.source_names, words)
+        self.prepare = PrepareGrounded(preprocessor, self.source_names, words, config.event_weight > 0)
         self.collate = CollateGrounded(model.config.build_collator(self.sequence_length, None, include_metadata=False))
         self.events = EventModel(model, config.event_layer) if config.event_weight else None
         if self.events is not None:
@@ -179,7 +185,7 @@ class GroundedLanguageTask(LanguageTask):
         answered = {name: value for name, value in batch.items() if name not in (PICTURE_WORDS, EVENTS)}
         if not self.module.training:
             return super().loss(answered)
-        asked = {EVENTS: batch[EVENTS]} if self.config.event_weight else {}
+        asked = {EVENTS: batch[EVENTS]} if self.events is not None else {}
         with encoded(self.model) as seen:
             out = self.run({**answered, **asked}, z_loss=self.config.z_loss)
         answers, tally = self.of_answers(out, answered)
