@@ -88,11 +88,12 @@ def ask(
             _ask_each(session, pictures_in(paths[0]), question, targets.answer, as_json)
         else:
             subject = open_subject(paths, video)
+            choices = about(subject, choices)
             if save_selection is not None:
                 require_he_molmo(choices, "--save-selection")
             if not subject.videos:
                 _refuse_video_options(video)
-            session = Session(about(subject, choices), video if subject.videos else None, tensor_parallel)
+            session = Session(choices, video if subject.videos else None, tensor_parallel)
             _ask_once(session, subject, question, targets, as_json)
 
 
