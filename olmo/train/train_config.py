@@ -159,6 +159,10 @@ class TrainConfig(BaseConfig):
     event_layer: int = 2
     """Number of blocks of the language model after which that loss is taken, at least 1 and less than all."""
 
+    mention_weight: float = 0.0
+    """Weight within that loss, 0 or more, of what questions name: one block further up the tokens of a question have to
+    know what becomes of the thing that they name. 0 leaves it out."""
+
     selection: SelectionConfig | None = None
     """The course of `selected_language`; None: its defaults."""
 
@@ -217,7 +221,7 @@ class TrainConfig(BaseConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OLMoConfigurationError(f"must be at least 1, got {value}", name)
-        for name in ("first_example", "n_workers", "n_threads", "z_loss", "event_weight", "seed"):
+        for name in ("first_example", "n_workers", "n_threads", "z_loss", "event_weight", "mention_weight", "seed"):
             if getattr(self, name) < 0:
                 raise OLMoConfigurationError(f"must be 0 or more, got {getattr(self, name)}", name)
         if not 0 < self.grounding_weight < math.inf:

@@ -32,12 +32,19 @@ class Facet:
     words: tuple[str, ...] = ()
     """The word of each class in answers; none where answers say it in no one word."""
 
+    is_name: bool = False
+    """Whether the class is the first token of a name."""
+
+
+ACTION = Facet("action", len(Action), words=tuple(PHRASES[action].split()[-1] for action in Action))
+ORDER = Facet("order", 4)
+HALF = Facet("half", 2, words=("first", "second"))
 
 FACETS = (
     *(Facet(name, N_BINS + 1, is_place=True) for name in ("first_x", "first_y", "last_x", "last_y")),
-    Facet("action", len(Action), words=tuple(PHRASES[action].split()[-1] for action in Action)),
-    Facet("order", 4),
-    Facet("half", 2, words=("first", "second")),
+    ACTION,
+    ORDER,
+    HALF,
 )
 """Places have a class more, the last, for a thing that is not there."""
 

@@ -35,14 +35,25 @@ from olmo.preprocessing.preprocessor_config import CropMode
 from olmo.tokenizer import Tokenizer
 from olmo.train.parallel.config import Strategy
 from olmo.train.task import Batch, Tally
-from olmo.train.tasks.event_model import EVENT_TALLIES, Encoded, EventModel, encoded, event_loss, event_tally
+from olmo.train.tasks.event_model import (
+    EVENT_TALLIES,
+    MENTION_TALLIES,
+    Encoded,
+    EventModel,
+    encoded,
+    event_loss,
+    event_tally,
+)
 from olmo.train.tasks.event_targets import FACETS, UNKNOWN, event_targets, shown_things
 from olmo.train.tasks.language import CollateRows, LanguageTask, PrepareExample
+from olmo.train.tasks.mention_targets import MENTIONED, MentionTargets
 from olmo.train.train_config import TrainConfig
 
 IGNORE = -100
 PICTURE_WORDS = "picture_words"
 """Key of an example: the token that names what each picture token shows, int64 `[N, tokens]`, -100 for none."""
+MENTIONS = "mentions"
+"""Key of an example: what is known of what each token names, int64 `[L, facets]`."""
 EVENTS = "events"
 """Key of an example: what becomes of the thing that each picture token shows, int64 `[N, tokens, facets]`."""
 TALLIES = ("loss_answers", "loss_grounding", "share_grounded")
@@ -88,10 +99,15 @@ class PrepareGrounded(PrepareExample):
     """
 
     def __init__(
-        self, preprocessor: Preprocessor, source_names: Sequence[str], words: PatchWords, has_events: bool = False
+        self,
+        preprocessor: Preprocessor,
+        source_names: Sequence[str],
+        words: PatchWords,
+        has_events: bool = False,
+        mentions: MentionTargets | None = None,
     ) -> None:
         super().__init__(preprocessor, source_names)
-        self.words, self.has_events = words, has_events
+        self.words, self.has_events, self.mentions = words, has_events, mentions
 
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Tensors of one example."""
@@ -108,7 +124,12 @@ class PrepareGrounded(PrepareExample):
             for frame, (owner, is_middle) in enumerate(shown_things(moving, tensors["frame_facts"])):
                 words[frame, : len(owner)] = torch.from_numpy(self.words.of_frame(moving, owner, is_middle))
                 events[frame, : len(owner)] = torch.from_numpy(known[owner])
-        return {**tensors, PICTURE_WORDS: words, **({EVENTS: events} if self.has_events else {})}
+        targets = {PICTURE_WORDS: words, **({EVENTS: events} if self.has_events else {})}
+        if self.mentions is not None:
+            ids, is_answer = tensors["input_ids"].tolist(), (tensors["labels"] != IGNORE).tolist()
+            nothing = torch.full((len(ids), len(MENTIONED)), UNKNOWN)
+            targets[MENTIONS] = self.mentions(moving, ids, is_answer) if isinstance(moving, MovingScene) else nothing
+        return {**tensors, **targets}
 
 
 class CollateGrounded(CollateRows):
@@ -119,7 +140,14 @@ class CollateGrounded(CollateRows):
         examples = [example for row in rows for example in (row if isinstance(row, list) else [row])]
         names = [name for name in (PICTURE_WORDS, EVENTS) if name in examples[0]]
         targets = {name: torch.cat([e[name] for e in examples]) for name in names}
-        return {**super().__call__(rows), **targets}
+        batch = super().__call__(rows)
+        if MENTIONS in examples[0]:
+            found = torch.full((*batch["input_ids"].shape, len(MENTIONED)), UNKNOWN)
+            for i, row in enumerate(rows):
+                of_row = torch.cat([example[MENTIONS] for example in (row if isinstance(row, list) else [row])])
+                found[i, : len(of_row)] = of_row
+            targets[MENTIONS] = found
+        return {**batch, **targets}
 
 
 class GroundedLanguageTask(LanguageTask):
@@ -156,6 +184,12 @@ class GroundedLanguageTask(LanguageTask):
                 "this model's llm",
                 "event_weight",
             )
+        if config.mention_weight and not (config.event_weight and config.event_layer + 1 < len(model.llm.blocks)):
+            raise OLMoConfigurationError(
+                f"needs an event_weight, and event_layer below {len(model.llm.blocks) - 1}, all but one of the blocks "
+                "of this model's llm",
+                "mention_weight",
+            )
         spec = model.config.image_spec
         if spec is None or model.config.mm_preprocessor.crop_mode is not CropMode.resize:
             raise OLMoConfigurationError(
@@ -165,12 +199,20 @@ class GroundedLanguageTask(LanguageTask):
         words = PatchWords(model.tokenizer, spec.grid // spec.pool_h)
         build = model.config.build_preprocessor
         preprocessor = build(False, True, max_seq_len=self.sequence_length)
-        self.prepare = PrepareGrounded(preprocessor, self.source_names, words, config.event_weight > 0)
+        self.prepare = PrepareGrounded(
+            preprocessor,
+            self.source_names,
+            words,
+            config.event_weight > 0,
+            MentionTargets(model.tokenizer) if config.mention_weight else None,
+        )
         self.collate = CollateGrounded(model.config.build_collator(self.sequence_length, None, include_metadata=False))
-        self.events = EventModel(model, config.event_layer) if config.event_weight else None
+        self.events = EventModel(model, config.event_layer, config.mention_weight > 0) if config.event_weight else None
         if self.events is not None:
             self.module = self.events
-        self.tally_names = (*self.tally_names, *TALLIES, *(EVENT_TALLIES if config.event_weight else ()))
+        of_events = EVENT_TALLIES if config.event_weight else ()
+        of_mentions = MENTION_TALLIES if config.mention_weight else ()
+        self.tally_names = (*self.tally_names, *TALLIES, *of_events, *of_mentions)
 
     def components(self) -> Mapping[str, Mapping[str, nn.Parameter]]:
         """Those of the model; heads learn at the connector's rate."""
@@ -182,10 +224,10 @@ class GroundedLanguageTask(LanguageTask):
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, Tally]:
         """Mean loss of the answers plus the weighted mean losses of the picture tokens."""
-        answered = {name: value for name, value in batch.items() if name not in (PICTURE_WORDS, EVENTS)}
+        answered = {name: value for name, value in batch.items() if name not in (PICTURE_WORDS, EVENTS, MENTIONS)}
         if not self.module.training:
             return super().loss(answered)
-        asked = {EVENTS: batch[EVENTS]} if self.events is not None else {}
+        asked = {name: batch[name] for name in (EVENTS, MENTIONS) if name in batch}
         with encoded(self.model) as seen:
             out = self.run({**answered, **asked}, z_loss=self.config.z_loss)
         answers, tally = self.of_answers(out, answered)
@@ -195,7 +237,8 @@ class GroundedLanguageTask(LanguageTask):
         if not asked:
             return loss, tally
         assert out.aux is not None, "the heads were asked"
-        return loss + self.config.event_weight * event_loss(out.aux), {**tally, **event_tally(out.aux)}
+        events = event_loss(out.aux, self.config.mention_weight)
+        return loss + self.config.event_weight * events, {**tally, **event_tally(out.aux)}
 
     def _grounding(self, seen: Sequence[Encoded], words: torch.Tensor) -> tuple[torch.Tensor, Tally]:
         """Loss of picture tokens that have words `[M, tokens]`, and what to log."""

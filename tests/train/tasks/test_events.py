@@ -16,9 +16,10 @@ from olmo.data.scenes.moving.moving_scene import MovingScene
 from olmo.exceptions import OLMoConfigurationError
 from olmo.models.video_olmo.video_olmo import VideoOlmo
 from olmo.train.run import build_trainer
-from olmo.train.tasks.event_model import EVENT_TALLIES, EventModel
+from olmo.train.tasks.event_model import EVENT_TALLIES, MENTION_TALLIES, EventModel
 from olmo.train.tasks.event_targets import FACETS, N_BINS, UNKNOWN, event_targets, shown_things
-from olmo.train.tasks.grounding import EVENTS, GroundedLanguageTask
+from olmo.train.tasks.grounding import EVENTS, MENTIONS, GroundedLanguageTask
+from olmo.train.tasks.mention_targets import MENTIONED
 
 WIDE = Path(__file__).resolve().parents[3] / "configs" / "molmo-nano-wide"
 """Its tokenizer has a token for each word of an answer about a clip; that of the smaller one has not."""
@@ -122,6 +123,30 @@ def test_the_heads_can_be_answered(clips: Path) -> None:
     assert losses[-1] < 0.6 * losses[0], losses
 
 
+def test_words_of_questions_learn_what_they_name(clips: Path) -> None:
+    options = ["model_overrides=[llm.n_layers=3]", "mention_weight=0.5"]
+    task = build_trainer(clips, options).task
+    assert isinstance(task, GroundedLanguageTask) and isinstance(task.module, EventModel)
+    batch = task.collate([task.prepare(task.stream[i], np.random.default_rng(i)) for i in range(2)])
+    assert batch[MENTIONS].shape == (*batch["input_ids"].shape, len(MENTIONED))
+    task.module.train()
+    optimizer = torch.optim.AdamW(task.module.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        loss, tally = task.loss(batch)
+        mean = {name: float(sum_) / float(n) for name, (sum_, n) in tally.items()}
+        inside = mean["loss_places"] + mean["loss_events"] + 0.5 * mean["loss_mentions"]
+        assert float(loss.detach()) == pytest.approx(
+            mean["loss_answers"] + 0.5 * mean["loss_grounding"] + 0.5 * inside, rel=1e-5
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(mean["loss_mentions"])
+    assert set(MENTION_TALLIES) <= set(mean) <= {*task.tally_names}
+    assert losses[-1] < 0.5 * losses[0] and mean["share_found"] > 0.8, (losses, mean)
+
+
 def test_heads_come_back_and_are_thrown_away(clips: Path, tmp_path: Path) -> None:
     options = ["max_steps=3", "checkpoint.every_steps=3"]
     first = build_trainer(clips, options)
@@ -140,5 +165,8 @@ def test_what_does_not_fit_is_refused(clips: Path) -> None:
         build_trainer(clips, ["event_layer=2"])
     with pytest.raises(OLMoConfigurationError, match="event_weight"):
         build_trainer(clips, ["event_weight=-1"])
+    for options in (["mention_weight=1"], ["mention_weight=1", "event_weight=0"]):  # two blocks: none is left to answer
+        with pytest.raises(OLMoConfigurationError, match="mention_weight: needs an event_weight"):
+            build_trainer(clips, options)
     with pytest.raises(OLMoConfigurationError, match="another token"):
         build_trainer(clips, [f"model_overrides=[llm.tokenizer.identifier={NANO / 'tokenizer.json'}]"])
