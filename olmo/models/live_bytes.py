@@ -103,10 +103,19 @@ def _without_numbers(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> 
         return _DECIDED[func](*args, **kwargs)
     if func in _INDEXING:
         return func(*args, **kwargs)
+    if func is _aten._to_copy.default and args[0].is_meta and _changes_device_alone(args[0], kwargs):
+        return args[0]  # where there are numbers they are on that device already
     if kwargs.get("device") is not None:  # on its way to a device it stays what it is
         kwargs["device"] = torch.device("meta")
     args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
     return func(*args, **kwargs)
+
+
+def _changes_device_alone(tensor: Tensor, options: Mapping[str, Any]) -> bool:
+    kept = (tensor.dtype, tensor.layout, torch.preserve_format)
+    return all(
+        options.get(name) in (None, of) for name, of in zip(("dtype", "layout", "memory_format"), kept, strict=True)
+    )
 
 
 def _in_turn(values: Tensor, k: int, dim: int = -1, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
