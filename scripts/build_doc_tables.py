@@ -40,18 +40,17 @@ CLIP_RESULT = ROOT / "benchmarks" / "results" / "nano_video.json"
 HE_RESULT = ROOT / "benchmarks" / "results" / "he_accuracy.json"
 SERVE_RESULT = ROOT / "benchmarks" / "results" / "serve.json"
 OPTIONS_RESULT = ROOT / "benchmarks" / "results" / "decode_options.json"
+COMPARED_RESULT = ROOT / "benchmarks" / "results" / "model_table.json"
 PICTURE = ROOT / "docs" / "images" / "annotated.png"
 NANO_CONFIG = ROOT / "configs" / "molmo-nano-wide"
 NANO_MODELS = (BUNDLED_MODEL, NANO_CONFIG.name, "molmo-nano-frames")
 """Configurations that the bundled model had, first to last."""
-
 
 RECIPES = ROOT / "configs"
 NOT_MEASURED = "Not measured yet: `make eval-nano` writes the figures that this table is made from."
 
 HE_NOT_MEASURED = "Not measured yet: `python benchmarks/he_accuracy.py --save` writes the figures."
 LEARNED_SCORER = "cross"
-
 CHOOSING_PICTURE, CHOOSING_TEXT = (1024, 1024), 64
 """Picture, width and height in pixels, and tokens of text that operations are told for."""
 
@@ -105,6 +104,15 @@ def models_table() -> str:
         for name, llm, i, state in infos
     ]
     return table(header, rows)
+
+
+def compared() -> str:
+    """Models of the documents' table, by counts."""
+    header = ("Model", "Parameters", "Active", "Weights in bf16", "First token", "Further token", "Quality")
+    found = json.loads(COMPARED_RESULT.read_text(encoding="utf-8"))["rows"]
+    sizes = [(r["case"], size(r["n_params"]), size(r["n_active"]), gibibytes(r["weights_bytes"])) for r in found]
+    speeds = [(f"{r['first_token_speed']:.2g}x", f"{r['further_token_speed']:.2g}x") for r in found]
+    return table(header, [(*a, *b, str(r["quality"] or "-")) for a, b, r in zip(sizes, speeds, found, strict=True)])
 
 
 def choosing_table() -> str:
@@ -339,6 +347,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "picture": picture,
     "models": models_table,
     "choosing": choosing_table,
+    "compared": compared,
     "nano sizes": nano_sizes,
     "nano training": nano_training,
     "nano results": nano_results,
