@@ -66,7 +66,7 @@ def with_art(profile: Profile, sheet: Path) -> Profile:
 
 
 VIDEO_SCENES = MovingScenesConfig(
-    concept_set=ConceptSet.wide, art=["noto", "fluent"], photo_share=0.35, rates=[1.0, 2.0, 4.0]
+    concept_set=ConceptSet.wide, image_size=168, art=["noto", "fluent"], photo_share=0.35, rates=[1.0, 2.0, 4.0]
 )
 """The clips that `nano_video.py` asks about."""
 
