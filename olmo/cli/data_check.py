@@ -70,6 +70,11 @@ def _sources(
         yield SourceConfig(kind=SourceKind.hub, fields=fields, split=split or "train", **given), Path()
     elif split is not None:
         raise OLMoInputError("--split goes with --fields, which says what the columns of a dataset mean")
+    elif image_root is not None and (file.is_dir() or file.suffix.lower() in RECIPE_SUFFIXES):
+        raise OLMoInputError(
+            "--image-root goes with a JSONL file or --fields: the files of a folder lie in it, and a recipe says "
+            "image_root itself"
+        )
     elif file.suffix.lower() in RECIPE_SUFFIXES:
         for group in MixtureConfig.load(file, key="data").resolved_groups():
             yield from ((config, file.parent) for config in group.sources)

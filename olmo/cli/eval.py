@@ -110,6 +110,8 @@ def eval(
         raise typer.BadParameter("--data, --image-root and --split go with one task; run the others on their own")
     chosen = [with_data(task_of(task), *data.given()) for task in tasks]
     chosen = [replace(task, limit=limit or task.limit, max_new_tokens=max_new_tokens) for task in chosen]
+    if score_only and frames.choices().names():
+        raise typer.BadParameter(f"{', '.join(frames.choices().names())} is for the model, and --score-only runs none")
     judging = None if judge is None else _judge(judge)
     for task in chosen:
         metrics_of(task, judging)  # a task that cannot be scored is refused before anything is loaded

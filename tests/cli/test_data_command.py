@@ -128,6 +128,8 @@ def test_a_dataset_file(molmo, tmp_path, picture):
     [
         (("check", "no.jsonl"), "file no.jsonl does not exist"),
         (("check", "no.parquet", "--split", "test"), "--split goes with --fields"),
+        (("check", ".", "--image-root", "."), "--image-root goes with a JSONL file or --fields"),
+        (("check", "recipe.yaml", "--image-root", "."), "a recipe says image_root itself"),
         (("check", "x", "--fields", "pixmo"), "fields: 'pixmo' is not one of ai2d"),
         (("download", "pixmo", "there"), "pixmo is neither a file here nor one of the field maps"),
         (("download", "no.jsonl", "there"), "no.jsonl is neither a file here nor"),

@@ -48,6 +48,11 @@ def test_lists_tasks_and_metrics(molmo: Callable) -> None:
         (("nowhere", "scenes", "chart_qa", "--split", "val"), 2, "go with one task"),
         (("nowhere", "scenes", "--data", "x"), 1, "draws its pictures itself"),
         (("nowhere/at/all", "scenes"), 1, "no such folder: nowhere/at/all"),
+        (
+            ("nowhere", "scenes", "--score-only", "--max-frames", "4"),
+            2,
+            "--max-frames is for the model, and --score-only",
+        ),
         (("nowhere", "scenes", "--limit", "0"), 2, "greater than or equal to 1"),
         (("nowhere", "scenes", "--judge", "no_such_module:judge"), 1, "is not module:name of a judge"),
         (("nowhere", "scenes", "--judge", "json:loads"), 1, "has no statements and no agreements"),
