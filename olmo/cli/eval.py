@@ -110,13 +110,11 @@ def eval(
         raise typer.BadParameter("--data, --image-root and --split go with one task; run the others on their own")
     chosen = [with_data(task_of(task), *data.given()) for task in tasks]
     chosen = [replace(task, limit=limit or task.limit, max_new_tokens=max_new_tokens) for task in chosen]
-    if score_only and frames.choices().names():
-        raise typer.BadParameter(f"{', '.join(frames.choices().names())} is for the model, and --score-only runs none")
     judging = None if judge is None else _judge(judge)
     for task in chosen:
         metrics_of(task, judging)  # a task that cannot be scored is refused before anything is loaded
     choices = Choices(model=model, adapter=adapter, selection_ratio=selection_ratio, device=device, dtype=dtype)
-    loaded = None if score_only else _load(choices, chosen, frames.choices())
+    loaded = _load(choices, chosen, frames.choices(), score_only)
     name, options = _name(model, adapter), _options(batch_size, workers, choose_by, selection_ratio)
     for task in chosen:
         folder = output / name / task.name
@@ -132,8 +130,12 @@ def eval(
             _show(result, folder)
 
 
-def _load(choices: Choices, tasks: Sequence[EvalTask], for_video: VideoChoices) -> ModelBase:
-    """The model, as one that takes videos where a task shows some."""
+def _load(choices: Choices, tasks: Sequence[EvalTask], for_video: VideoChoices, score_only: bool) -> ModelBase | None:
+    """The model, as one that takes videos where a task shows some; None where answers are only scored."""
+    if score_only:
+        if for_video.names():
+            raise typer.BadParameter(f"{', '.join(for_video.names())} is for the model, and --score-only runs none")
+        return None
     shows_video = any(task.shows_video(task.open()) for task in tasks)
     if for_video.names() and not shows_video:
         raise typer.BadParameter(f"{', '.join(for_video.names())} is for tasks with videos, and none has one")
