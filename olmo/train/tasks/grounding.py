@@ -6,7 +6,7 @@ The plural stands on the patch that holds the thing's point, so things can be to
 the word. It costs one small matrix product and puts the pictures' tokens where the words are, so that "find the tokens
 that match this word" is there from the start. Only Scenes and moving scenes know what each patch shows;
 examples of other sources beside them learn from their answers alone. Of moving scenes it is also known what becomes of
-the things; that is asked further up, see `event_model`.
+the things; that is asked further up, of picture tokens and of the words of questions, see `event_model`.
 
 Measured on molmo-nano: see docs/log.md.
 """
@@ -95,7 +95,7 @@ def _first_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> np.ndarray:
 class PrepareGrounded(PrepareExample):
     """As for the language task, with the words for picture tokens, and with what becomes of things where that is asked.
 
-    Pictures of other sources have neither.
+    Where it is asked of questions too, so is what their words name. Pictures of other sources have none of it.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class GroundedLanguageTask(LanguageTask):
         return parts
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, Tally]:
-        """Mean loss of the answers plus the weighted mean losses of the picture tokens."""
+        """Mean loss of the answers plus the weighted mean losses of picture tokens and of the words of questions."""
         answered = {name: value for name, value in batch.items() if name not in (PICTURE_WORDS, EVENTS, MENTIONS)}
         if not self.module.training:
             return super().loss(answered)
