@@ -24,13 +24,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import he_molmo
 import torch
 import train_step
-from harness import Row, hardware, parse_options, report, seconds
+from harness import Row, hardware, matmul_peak, parse_options, read_bandwidth, report
 from he_molmo_pair import HePair, Prompts, answer_seconds
 from model_table import read_numbers
 
@@ -79,31 +79,15 @@ class Machine:
         """Type of the weights."""
         return torch.float32 if self.device == "cpu" else torch.bfloat16
 
-    def wait(self) -> None:
-        """Until the device is done."""
-        if self.device != "cpu":
-            torch.cuda.synchronize()
-
     def measure(self) -> None:
         """Find the bounds."""
         n_bytes, side = (2**24, 256) if self.is_tiny else (2**32, 8192)
-        numbers = torch.ones(n_bytes // 4, device=self.device)
-        a, b = (torch.randn(side, side, device=self.device, dtype=self.dtype) for _ in range(2))
-        self.bandwidth = n_bytes / self.best(numbers.sum)
-        self.peak = 2 * side**3 / self.best(lambda: a @ b)
-
-    def best(self, action: Callable[[], object]) -> float:
-        """Least time of seven calls, in seconds."""
-
-        def run() -> None:
-            action()
-            self.wait()
-
-        return min(seconds(run) for _ in range(7))
+        self.bandwidth = read_bandwidth(n_bytes, self.device)
+        self.peak = matmul_peak(side, self.device, self.dtype)
 
 
-def dense(machine: Machine) -> Iterator[Row]:
-    """Decoding and reading a prompt with the dense 7B, then decoding with narrow matrices."""
+def inference(machine: Machine) -> Iterator[Row]:
+    """Reading a prompt and decoding with the dense 7B, then decoding with narrow matrices and with MolmoE."""
     config = he_config(machine)
     pair = HePair(config, device=machine.device, dtype=machine.dtype, frame_batch_size=13)
     prompts, flops = pair.prompts(1), pair.cost(None).total
@@ -111,8 +95,7 @@ def dense(machine: Machine) -> Iterator[Row]:
     times = [answer_seconds(pair.plain, prompts, [1])[0] for _ in range(machine.n_runs + 1)][1:]
     rate, limit = flops / statistics.median(times), machine.peak
     yield row("7B, prompt of 13 crops, TFLOP/s", rate / 1e12, limit / 1e12, PREFILL_GOAL * limit / 1e12, times)
-    text = text_prompt(config, machine)
-    plain = decoding("7B", pair.plain, text, machine, BANDWIDTH_GOAL)
+    plain = decoding("7B", pair.plain, machine, BANDWIDTH_GOAL)
     yield plain
     for scheme, goal in NARROW_GOALS.items():
         try:
@@ -120,27 +103,14 @@ def dense(machine: Machine) -> Iterator[Row]:
         except OLMoConfigurationError as error:  # torchao is not there, or not for this device
             print(f"{scheme}: not measured: {error}", flush=True)
             continue
-        narrow = decoding(f"7B in {scheme}", model, text, machine, None)
-        yield row(narrow.case, narrow.ours, None, goal * plain.ours, dict(narrow.extra or {})["runs"], plain.ours)
+        yield beside(plain, decoding(f"7B in {scheme}", model, machine, None), goal)
         del model
         release()
-
-
-def routed(machine: Machine) -> Iterator[Row]:
-    """Decoding with MolmoE and with the dense 7B, in turn."""
-    configs = {"MolmoE-1B": routed_config(machine), "7B": he_config(machine)}
-    rates: dict[str, Row] = {}
-    for name, config in configs.items():
-        with torch.device(machine.device):
-            model = Molmo(plain_config(config)).to(machine.dtype).eval()
-        rates[name] = decoding(name, model, text_prompt(config, machine), machine, None)
-        del model
-        release()
-    ours, peer = rates["MolmoE-1B"], rates["7B"]
-    yield row(
-        "MolmoE-1B against the dense 7B, tokens/s", ours.ours, ours.limit, ROUTED_GOAL * peer.ours,
-        dict(ours.extra or {})["runs"], peer.ours,
-    )  # fmt: skip
+    del pair
+    release()
+    with torch.device(machine.device):
+        routed = Molmo(routed_config(machine)).to(machine.dtype).eval()
+    yield beside(plain, decoding("MolmoE-1B", routed, machine, None), ROUTED_GOAL)
 
 
 def training(machine: Machine) -> Iterator[Row]:
@@ -149,10 +119,9 @@ def training(machine: Machine) -> Iterator[Row]:
         return
     for found in train_step.gpu_rows(machine.n_runs):
         goal = next(goal for name, goal in MFU_GOALS.items() if found.case.startswith(name))
-        yield Row(
-            case=f"training, {found.case}, tokens/s", ours=found.ours, peer=found.peer, limit=found.limit,
-            extra={**(found.extra or {}), "mfu_goal": goal},
-        )  # fmt: skip
+        mfu = (found.extra or {})["mfu"]
+        facts = {**(found.extra or {}), "goal": goal, "met": None if mfu is None else mfu >= goal}
+        yield replace(found, case=f"training, {found.case}, tokens/s", extra=facts)
 
 
 def selecting(machine: Machine) -> Iterator[Row]:
@@ -161,34 +130,40 @@ def selecting(machine: Machine) -> Iterator[Row]:
         return
     rows, memory = he_molmo.on_gpu(machine.n_runs)
     print(json.dumps({"memory of HeMolmo": memory}), flush=True)
-    yield from rows
+    for found in rows:
+        goal = (found.extra or {})["goal"]
+        met = None if goal is None or found.ratio is None else found.ratio >= goal
+        yield replace(found, extra={**(found.extra or {}), "met": met})
 
 
 PARTS: dict[str, Callable[[Machine], Iterator[Row]]] = {
-    "dense": dense,
-    "routed": routed,
+    "inference": inference,
     "training": training,
     "selecting": selecting,
 }
 
 
-def decoding(name: str, model: ModelBase, prompts: Prompts, machine: Machine, goal: float | None) -> Row:
+def decoding(name: str, model: ModelBase, machine: Machine, goal: float | None) -> Row:
     """Tokens a second after a prompt of text, by the compiled step on a GPU; `goal`: share of the bandwidth."""
     if machine.device != "cpu":
         model.compile_decoding()
-    marks = [1, machine.n_new]
+    marks, prompts = [1, machine.n_new], text_prompt(model.config, machine)
     times = [answer_seconds(model, prompts, marks) for _ in range(machine.n_runs + 1)][1:]  # the first compiles
     rates = [(machine.n_new - 1) / (last - first) for first, last in times]
     limit = machine.bandwidth / (read_numbers(model.config) * machine.dtype.itemsize)
     return row(f"{name}, decoding, tokens/s", statistics.median(rates), limit, goal and goal * limit, rates)
 
 
-def row(
-    case: str, ours: float, limit: float | None, goal: float | None, runs: list[float], peer: float | None = None
-) -> Row:
+def row(case: str, ours: float, limit: float, goal: float | None, runs: list[float]) -> Row:
     """One figure, with whether it meets its goal."""
     met = None if goal is None else ours >= goal
-    return Row(case=case, ours=ours, peer=peer, limit=limit, extra={"goal": goal, "met": met, "runs": runs})
+    return Row(case=case, ours=ours, limit=limit, extra={"goal": goal, "met": met, "runs": runs})
+
+
+def beside(peer: Row, found: Row, goal: float) -> Row:
+    """A figure beside another, of which it is to be `goal` times as much."""
+    facts = {**(found.extra or {}), "goal": goal * peer.ours, "met": found.ours >= goal * peer.ours}
+    return replace(found, peer=peer.ours, extra=facts)
 
 
 def he_config(machine: Machine) -> HeMolmoConfig:
@@ -199,13 +174,9 @@ def he_config(machine: Machine) -> HeMolmoConfig:
 
 
 def routed_config(machine: Machine) -> MolmoConfig:
-    """MolmoE."""
-    return MolmoConfig.new(llm=TINY_ROUTED, vision_backbone=None) if machine.is_tiny else preset("molmoe-1b")
-
-
-def plain_config(config: MolmoConfig) -> MolmoConfig:
-    """A Molmo that reads text alone, which is all that decoding takes."""
-    return MolmoConfig.new(llm=config.llm, vision_backbone=None)
+    """MolmoE, which reads text alone; decoding takes no more."""
+    llm = TINY_ROUTED if machine.is_tiny else preset("molmoe-1b").llm
+    return MolmoConfig.new(llm=llm, vision_backbone=None)
 
 
 def text_prompt(config: MolmoConfig, machine: Machine) -> Prompts:

@@ -111,16 +111,27 @@ def paired_ratio(ours: Sequence[float], peer: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, peer, strict=True))
 
 
-def read_bandwidth(n_bytes: int = 512 * 1024**2) -> float:
-    """Bytes a second that the current threads read from memory; the best of seven sums over a large tensor."""
-    numbers = torch.ones(n_bytes // 4)
-    return numbers.nbytes / min(seconds(numbers.sum) for _ in range(7))
+def read_bandwidth(n_bytes: int = 512 * 1024**2, device: str = "cpu") -> float:
+    """Bytes a second that a GPU or the current threads read from memory; the best of seven sums over a large tensor."""
+    numbers = torch.ones(n_bytes // 4, device=device)
+    return numbers.nbytes / _best_of_seven(numbers.sum, device)
 
 
-def matmul_peak(side: int = 1536) -> float:
-    """Float32 operations a second in a square matrix product; the best of seven."""
-    a, b = torch.randn(side, side), torch.randn(side, side)
-    return 2 * side**3 / min(seconds(lambda: a @ b) for _ in range(7))
+def matmul_peak(side: int = 1536, device: str = "cpu", dtype: torch.dtype = torch.float32) -> float:
+    """Operations a second in a square matrix product; the best of seven."""
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / _best_of_seven(lambda: a @ b, device)
+
+
+def _best_of_seven(action: Callable[[], object], device: str) -> float:
+    """Least seconds of a call, with what it left running on a GPU."""
+
+    def run() -> None:
+        action()
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize()
+
+    return min(seconds(run) for _ in range(7))
 
 
 def hardware() -> dict[str, Any]:

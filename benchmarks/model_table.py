@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from harness import Row, hardware, parse_options, report
+from he_molmo_pair import HEIGHT, N_TEXT, WIDTH
 
 from olmo.models.auto import model_class
 from olmo.models.he_molmo.cost import prompt_cost
@@ -22,7 +23,6 @@ from olmo.models.info import model_info
 from olmo.models.molmo.molmo_config import MolmoConfig
 from olmo.models.presets import preset
 
-WIDTH, HEIGHT, N_TEXT = 1920, 1080, 64
 PEER = "Molmo-7B-D"
 RATIO = 0.25
 """Of the HeMolmo."""

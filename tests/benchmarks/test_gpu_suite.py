@@ -44,7 +44,7 @@ def test_each_figure_is_printed_as_it_comes_and_has_limit_and_goal(suite: Module
         "7B, decoding, tokens/s",
         "7B in int8, decoding, tokens/s",
         "7B in int4, decoding, tokens/s",
-        "MolmoE-1B against the dense 7B, tokens/s",
+        "MolmoE-1B, decoding, tokens/s",
     ]
     assert [json.loads(line)["case"] for line in lines if line.startswith('{"case"')] == cases
     for row in result["rows"]:
@@ -52,12 +52,28 @@ def test_each_figure_is_printed_as_it_comes_and_has_limit_and_goal(suite: Module
     prompt, decoding = result["rows"][:2]
     assert prompt["goal"] == pytest.approx(0.5 * result["matmul_peak"] / 1e12, rel=1e-3)
     assert decoding["goal"] == pytest.approx(0.7 * decoding["limit"], rel=1e-3)
+    assert [row["goal"] / row["peer"] for row in result["rows"][2:]] == pytest.approx([1.4, 1.8, 2.0], rel=1e-3)
     assert result["missed"] == [row["case"] for row in result["rows"] if not row["met"]]
 
 
 def test_what_no_time_is_left_for_is_named(suite: ModuleType, capsys) -> None:
     result = suite.run(options(budget=0.0))
-    assert result["rows"] == [] and result["left_out_for_want_of_time"] == ["dense", "routed", "training", "selecting"]
+    assert result["rows"] == [] and result["left_out_for_want_of_time"] == ["inference", "training", "selecting"]
+
+
+def test_training_and_selection_meet_their_goals_or_not(suite: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    row, machine = suite.Row, suite.Machine("cuda", False, 1, 8)
+    trained = [
+        row(case="7B shape, 4 of 28 layers", ours=2.0, peer=1.0, extra={"mfu": 0.41}),
+        row(case="MolmoE shape, 4 of 16 layers", ours=2.0, peer=1.0, extra={"mfu": 0.19}),
+    ]
+    chosen = [
+        row(case="first token", ours=1.0, peer=peer, is_higher_better=False, extra={"goal": 2.0}) for peer in (3.0, 1.5)
+    ] + [row(case="language model", ours=1.0, peer=3.0, is_higher_better=False, extra={"goal": None})]
+    monkeypatch.setattr(suite.train_step, "gpu_rows", lambda n_runs: trained)
+    monkeypatch.setattr(suite.he_molmo, "on_gpu", lambda n_runs: (chosen, {}))
+    assert [found.extra["met"] for found in suite.training(machine)] == [True, False]
+    assert [found.extra["met"] for found in suite.selecting(machine)] == [True, False, None]
 
 
 def test_large_shapes_are_not_begun_on_a_cpu(suite: ModuleType) -> None:
