@@ -129,9 +129,11 @@ def views(asked: Asked, n_clips: int, args: argparse.Namespace, console: Console
     found: dict[View, list[MovingReport]] = {view: [] for view in wanted}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("clips", total=len(jobs))
-        for (view, _), report in zip(jobs, reports(asked, jobs, args.processes), strict=True):
+        for done, ((view, _), report) in enumerate(zip(jobs, reports(asked, jobs, args.processes), strict=True), 1):
             found[view].append(report)
             progress.advance(bar)
+            if not console.is_terminal:
+                print(f"{done} of {len(jobs)} parts", file=sys.stderr, flush=True)
     return {view: joined(of_view) for view, of_view in found.items()}
 
 

@@ -15,7 +15,7 @@ from olmo.models.he_molmo.he_molmo import HeMolmo
 from olmo.models.video_olmo.video_olmo import VideoOlmo
 
 MODELS = Path(__file__).resolve().parents[1] / "olmo" / "models"
-LIMIT_BYTES = 16 * 1024 * 1024
+LIMIT_BYTES = 20 * 1024 * 1024
 
 
 def main(trained: Path) -> None:

@@ -23,6 +23,7 @@ from olmo.eval.report import TaskResult
 from olmo.eval.scenes_eval import GREY, SPARE_TOKENS
 from olmo.exceptions import OLMoInputError
 from olmo.models.base import ModelBase
+from olmo.models.feature_cache import features_kept
 
 SHUFFLE_SALT = 41
 QA = (MovingTask.actor, MovingTask.counting, MovingTask.when)
@@ -113,7 +114,8 @@ def evaluate_moving(
 
     requests = (_request(question, scenes[seed], view) for seed, question in items)
     limit = {"max_new_tokens": longest + 1 + SPARE_TOKENS}
-    answer_all(model, requests, generation=limit, batch_size=batch_size, on_done=take)
+    with features_kept(model):  # every clip comes back for another task
+        answer_all(model, requests, generation=limit, batch_size=batch_size, on_done=take)
     chances = [_chance(q, scenes[seed]) for seed, q in items if q.task is MovingTask.order]
     return MovingReport(
         n_clips=len(scenes),

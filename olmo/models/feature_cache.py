@@ -89,11 +89,12 @@ def encoded_once(pictures: PictureInputs, encode: Callable[[PictureInputs], Tens
 
 
 def crop_keys(pictures: PictureInputs) -> list[bytes]:
-    """A key for each crop: equal where pixels, masks and facts are."""
+    """A key for each crop: equal where pixels, masks, facts and the number of entries are."""
     given = [part for part in (pictures.images, pictures.image_masks, pictures.facts) if part is not None]
     parts = [part.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy() for part in given]
     digests = [[hashlib.blake2b(row, digest_size=16).digest() for row in part] for part in parts]
-    return [b"".join(of_crop) for of_crop in zip(*digests, strict=True)]
+    n_entries = pictures.token_index.shape[1].to_bytes(4, "little")
+    return [b"".join((*of_crop, n_entries)) for of_crop in zip(*digests, strict=True)]
 
 
 class Remembering(Protocol):

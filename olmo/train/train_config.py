@@ -157,11 +157,12 @@ class TrainConfig(BaseConfig):
     picture tokens have to know what becomes of the thing that they show. 0 leaves it out."""
 
     event_layer: int = 2
-    """Number of blocks of the language model after which that loss is taken, at least 1 and less than all."""
+    """Number of blocks of the language model after which that loss is taken; at least 1 and less than all."""
 
     mention_weight: float = 0.0
-    """Weight within that loss, 0 or more, of what questions name: one block further up the tokens of a question have to
-    know what becomes of the thing that they name. 0 leaves it out."""
+    """Weight of the fourth loss of `grounded_language`, 0 or more, for pictures and clips of Scenes: one block further
+    up than `event_layer` the words of a question have to know what is true of the thing that they name. 0 leaves it
+    out."""
 
     selection: SelectionConfig | None = None
     """The course of `selected_language`; None: its defaults."""

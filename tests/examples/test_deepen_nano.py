@@ -22,7 +22,7 @@ def test_the_deeper_model_computes_the_same(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(sys, "argv", ["deepen_nano.py", *arguments])
     runpy.run_path(str(ROOT / "scripts" / "deepen_nano.py"), run_name="__main__")
     small, large = Molmo.from_pretrained(bundled_model_folder()).eval(), VideoOlmo.from_pretrained(out).eval()
-    assert large.config.llm.n_layers == small.config.llm.n_layers + 2
+    assert large.config.llm.n_layers == small.config.llm.n_layers + 3
     ids = torch.randint(0, 1800, (1, 20), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(large(ids).logits, small(ids).logits)

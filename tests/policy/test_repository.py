@@ -29,7 +29,7 @@ WORKPLACE_WORDS = re.compile(
 )
 """How a change came about is not part of it."""
 
-MAX_FILE_BYTES = 16 * 1024**2
+MAX_FILE_BYTES = 20 * 1024**2
 THIS_FILE = Path(__file__).resolve()
 
 

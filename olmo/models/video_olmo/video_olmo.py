@@ -64,8 +64,11 @@ class VideoOlmo(ModelBase):
         return features
 
     def encodes_alone(self, pictures: PictureInputs) -> bool:
-        """Whether there is no frame among the crops: frames may be joined, and take as many entries as the largest."""
-        return pictures.facts is None or not bool((pictures.facts[:, 0] >= 0).any())
+        """Whether no frames are joined, and none takes more entries than it has tokens, for a larger one."""
+        if pictures.facts is None or not bool((pictures.facts[:, 0] >= 0).any()):
+            return True
+        is_joined = self.config.temporal_aggregation is not TemporalAggregation.none
+        return not is_joined and bool((pictures.facts[:, 1:] == pictures.facts[:1, 1:]).all())
 
     def reuses_prefixes(self) -> bool:
         """Not where the frames are chosen by the question behind them."""

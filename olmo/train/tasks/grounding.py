@@ -6,7 +6,7 @@ The plural stands on the patch that holds the thing's point, so things can be to
 the word. It costs one small matrix product and puts the pictures' tokens where the words are, so that "find the tokens
 that match this word" is there from the start. Only Scenes and moving scenes know what each patch shows;
 examples of other sources beside them learn from their answers alone. Of moving scenes it is also known what becomes of
-the things; that is asked further up, of picture tokens and of the words of questions, see `event_model`.
+the things; that is asked further up, of picture tokens and of the words of questions, see `inside`.
 
 Measured on molmo-nano: see docs/log.md.
 """
@@ -35,18 +35,21 @@ from olmo.preprocessing.preprocessor_config import CropMode
 from olmo.tokenizer import Tokenizer
 from olmo.train.parallel.config import Strategy
 from olmo.train.task import Batch, Tally
-from olmo.train.tasks.event_model import (
+from olmo.train.tasks.inside.asked_model import (
     EVENT_TALLIES,
     MENTION_TALLIES,
+    AskedModel,
     Encoded,
-    EventModel,
+    asked_loss,
+    asked_tally,
     encoded,
-    event_loss,
-    event_tally,
 )
-from olmo.train.tasks.event_targets import FACETS, UNKNOWN, event_targets, shown_things
+from olmo.train.tasks.inside.clip_events import event_targets, shown_things
+from olmo.train.tasks.inside.clip_mentions import clip_mentions
+from olmo.train.tasks.inside.facets import MENTIONED, SHOWN, UNKNOWN
+from olmo.train.tasks.inside.mentions import MentionFinder
+from olmo.train.tasks.inside.scene_mentions import scene_mentions
 from olmo.train.tasks.language import CollateRows, LanguageTask, PrepareExample
-from olmo.train.tasks.mention_targets import MENTIONED, MentionTargets
 from olmo.train.train_config import TrainConfig
 
 IGNORE = -100
@@ -104,7 +107,7 @@ class PrepareGrounded(PrepareExample):
         source_names: Sequence[str],
         words: PatchWords,
         has_events: bool = False,
-        mentions: MentionTargets | None = None,
+        mentions: MentionFinder | None = None,
     ) -> None:
         super().__init__(preprocessor, source_names)
         self.words, self.has_events, self.mentions = words, has_events, mentions
@@ -116,7 +119,7 @@ class PrepareGrounded(PrepareExample):
         scene, moving = metadata.get("scene"), metadata.get("moving_scene")
         n_crops = len(tensors["images"]) if "images" in tensors else 0
         words = torch.full((n_crops, self.words.grid**2), IGNORE)
-        events = torch.full((*words.shape, len(FACETS)), UNKNOWN)
+        events = torch.full((*words.shape, len(SHOWN)), UNKNOWN)
         if isinstance(scene, Scene):
             words[0] = torch.from_numpy(self.words(scene))
         if isinstance(moving, MovingScene) and "frame_facts" in tensors:
@@ -127,8 +130,12 @@ class PrepareGrounded(PrepareExample):
         targets = {PICTURE_WORDS: words, **({EVENTS: events} if self.has_events else {})}
         if self.mentions is not None:
             ids, is_answer = tensors["input_ids"].tolist(), (tensors["labels"] != IGNORE).tolist()
-            nothing = torch.full((len(ids), len(MENTIONED)), UNKNOWN)
-            targets[MENTIONS] = self.mentions(moving, ids, is_answer) if isinstance(moving, MovingScene) else nothing
+            if isinstance(moving, MovingScene):
+                targets[MENTIONS] = clip_mentions(self.mentions, moving, ids, is_answer)
+            elif isinstance(scene, Scene):
+                targets[MENTIONS] = scene_mentions(self.mentions, scene, ids, is_answer)
+            else:
+                targets[MENTIONS] = torch.full((len(ids), len(MENTIONED)), UNKNOWN)
         return {**tensors, **targets}
 
 
@@ -150,6 +157,20 @@ class CollateGrounded(CollateRows):
         return {**batch, **targets}
 
 
+def _check_layers(config: TrainConfig, n_blocks: int, kinds: set[SourceKind]) -> None:
+    """Refuse questions inside that the data or the depth of the model has no room for."""
+    if config.event_weight and (SourceKind.moving_scenes not in kinds or config.event_layer >= n_blocks):
+        raise OLMoConfigurationError(
+            f"needs a source of kind moving_scenes, and event_layer below {n_blocks}, the blocks of this model's llm",
+            "event_weight",
+        )
+    if config.mention_weight and config.event_layer + 1 >= n_blocks:
+        raise OLMoConfigurationError(
+            f"needs an event_layer below {n_blocks - 1}, all but one of the blocks of this model's llm",
+            "mention_weight",
+        )
+
+
 class GroundedLanguageTask(LanguageTask):
     """The language task with the second loss, for Scenes and what is mixed with it.
 
@@ -168,28 +189,14 @@ class GroundedLanguageTask(LanguageTask):
                 "ddp or one process",
                 "parallel.strategy",
             )
-        groups = config.data.resolved_groups()
-        kinds = {source.kind for group in groups for source in group.sources}
+        kinds = {source.kind for group in config.data.resolved_groups() for source in group.sources}
         if kinds.isdisjoint((SourceKind.scenes, SourceKind.moving_scenes)):
             raise OLMoConfigurationError(
                 "grounded_language needs to know what each patch shows, as Scenes alone does; add a source of kind "
                 "scenes or moving_scenes, or take task: language",
                 "data",
             )
-        if config.event_weight and (
-            SourceKind.moving_scenes not in kinds or config.event_layer >= len(model.llm.blocks)
-        ):
-            raise OLMoConfigurationError(
-                f"needs a source of kind moving_scenes, and event_layer below {len(model.llm.blocks)}, the blocks of "
-                "this model's llm",
-                "event_weight",
-            )
-        if config.mention_weight and not (config.event_weight and config.event_layer + 1 < len(model.llm.blocks)):
-            raise OLMoConfigurationError(
-                f"needs an event_weight, and event_layer below {len(model.llm.blocks) - 1}, all but one of the blocks "
-                "of this model's llm",
-                "mention_weight",
-            )
+        _check_layers(config, len(model.llm.blocks), kinds)
         spec = model.config.image_spec
         if spec is None or model.config.mm_preprocessor.crop_mode is not CropMode.resize:
             raise OLMoConfigurationError(
@@ -199,26 +206,21 @@ class GroundedLanguageTask(LanguageTask):
         words = PatchWords(model.tokenizer, spec.grid // spec.pool_h)
         build = model.config.build_preprocessor
         preprocessor = build(False, True, max_seq_len=self.sequence_length)
-        self.prepare = PrepareGrounded(
-            preprocessor,
-            self.source_names,
-            words,
-            config.event_weight > 0,
-            MentionTargets(model.tokenizer) if config.mention_weight else None,
-        )
+        shows, names = config.event_weight > 0, config.mention_weight > 0
+        finder = MentionFinder(model.tokenizer) if names else None
+        self.prepare = PrepareGrounded(preprocessor, self.source_names, words, shows, finder)
         self.collate = CollateGrounded(model.config.build_collator(self.sequence_length, None, include_metadata=False))
-        self.events = EventModel(model, config.event_layer, config.mention_weight > 0) if config.event_weight else None
-        if self.events is not None:
-            self.module = self.events
-        of_events = EVENT_TALLIES if config.event_weight else ()
-        of_mentions = MENTION_TALLIES if config.mention_weight else ()
+        self.asked = AskedModel(model, config.event_layer, shows=shows, names=names) if shows or names else None
+        if self.asked is not None:
+            self.module = self.asked
+        of_events, of_mentions = EVENT_TALLIES if shows else (), MENTION_TALLIES if names else ()
         self.tally_names = (*self.tally_names, *TALLIES, *of_events, *of_mentions)
 
     def components(self) -> Mapping[str, Mapping[str, nn.Parameter]]:
         """Those of the model; heads learn at the connector's rate."""
         parts = dict(super().components())
-        if self.events is not None:
-            heads = {name: p for name, p in self.events.named_parameters() if not name.startswith("model.")}
+        if self.asked is not None:
+            heads = {name: p for name, p in self.asked.named_parameters() if not name.startswith("model.")}
             parts["connector"] = {**parts["connector"], **heads}
         return parts
 
@@ -237,8 +239,8 @@ class GroundedLanguageTask(LanguageTask):
         if not asked:
             return loss, tally
         assert out.aux is not None, "the heads were asked"
-        events = event_loss(out.aux, self.config.mention_weight)
-        return loss + self.config.event_weight * events, {**tally, **event_tally(out.aux)}
+        inside = asked_loss(out.aux, self.config.event_weight, self.config.mention_weight)
+        return loss + inside, {**tally, **asked_tally(out.aux)}
 
     def _grounding(self, seen: Sequence[Encoded], words: torch.Tensor) -> tuple[torch.Tensor, Tally]:
         """Loss of picture tokens that have words `[M, tokens]`, and what to log."""

@@ -119,3 +119,29 @@ def test_other_data_and_sharding_are_refused(grounded: Path, tmp_path: Path) -> 
         build_trainer(grounded, ["parallel.strategy=fsdp2"])
     with pytest.raises(OLMoConfigurationError, match="grounding_weight"):
         build_trainer(grounded, ["grounding_weight=0"])
+
+
+def test_words_of_questions_about_pictures_learn_what_they_name(grounded: Path) -> None:
+    model = grounded.parent / "model" / "config.yaml"
+    values = yaml.safe_load(model.read_text())
+    wide = ROOT / "configs" / "molmo-nano-wide" / "tokenizer.json"
+    values["llm"] |= {"n_layers": 3, "vocab_size": 1824, "tokenizer": {"identifier": str(wide)}}
+    model.write_text(yaml.safe_dump(values))
+    task = build_trainer(grounded, ["mention_weight=0.5", "event_layer=1"]).task
+    assert isinstance(task, GroundedLanguageTask)
+    batch = task.collate([task.prepare(task.stream[i], np.random.default_rng(i)) for i in range(2)])
+    task.module.train()
+    optimizer = torch.optim.AdamW(task.module.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        loss, tally = task.loss(batch)
+        mean = {name: float(sum_) / float(n) for name, (sum_, n) in tally.items()}
+        assert float(loss.detach()) == pytest.approx(
+            mean["loss_answers"] + 0.5 * mean["loss_grounding"] + 0.5 * mean["loss_mentions"], rel=1e-5
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(mean["loss_mentions"])
+    assert losses[-1] < 0.5 * losses[0] and mean["share_found"] > 0.8, (losses, mean)
+    assert set(mean) <= {*task.tally_names}

@@ -18,7 +18,7 @@ from olmo.data.scenes.scoring import normalise
 HALF_MARGIN = 0.1
 """An event is asked to a half of the clip only where its middle is this share of the clip away from the middle."""
 
-FIRST_HALF, SECOND_HALF = "in the first half", "in the second half"
+FIRST_HALF, SECOND_HALF = "first half", "second half"
 STYLES = {MovingTask.describing: "long_caption"}
 DEFAULT_STYLE = "user_qa"
 

@@ -31,7 +31,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     ),
     "order_relation": (
         "Does the {first} {first_verb} before or after the {second} {second_phrase}?",
-        "Before or after the {second} {second_phrase}: when does the {first} {first_verb}?",
+        "When does the {first} {first_verb}, before or after the {second} {second_phrase}?",
         "The {first} {first_phrase}. Is that before or after the {second} {second_phrase}?",
     ),
     "order_pair": (

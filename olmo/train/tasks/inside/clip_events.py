@@ -2,56 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
-from olmo.data.scenes.moving.actors import PHRASES, Action, Actor
+from olmo.data.scenes.moving.actors import Action, Actor
 from olmo.data.scenes.moving.frame_targets import frame_targets
 from olmo.data.scenes.moving.moving_scene import MovingScene
 from olmo.data.scenes.moving.questions import half_of
 from olmo.preprocessing.video.video_spec import pooled_side
-
-UNKNOWN = -100
-"""Where a token shows nothing, or nothing can be said of it."""
-
-N_BINS = 8
-"""Parts a side that places are told apart by."""
-
-
-@dataclass(frozen=True)
-class Facet:
-    """One thing to know about what a token shows."""
-
-    name: str
-    n_classes: int
-    is_place: bool = False
-    """Whether it is a place at the beginning or the end, from which the rest follows."""
-
-    words: tuple[str, ...] = ()
-    """The word of each class in answers; none where answers say it in no one word."""
-
-    is_name: bool = False
-    """Whether the class is the first token of a name."""
-
-
-ACTION = Facet("action", len(Action), words=tuple(PHRASES[action].split()[-1] for action in Action))
-ORDER = Facet("order", 4)
-HALF = Facet("half", 2, words=("first", "second"))
-
-FACETS = (
-    *(Facet(name, N_BINS + 1, is_place=True) for name in ("first_x", "first_y", "last_x", "last_y")),
-    ACTION,
-    ORDER,
-    HALF,
-)
-"""Places have a class more, the last, for a thing that is not there."""
+from olmo.train.tasks.inside.facets import N_BINS, SHOWN, UNKNOWN
 
 
 def event_targets(scene: MovingScene) -> np.ndarray:
     """Classes int64 `[things + 1, facets]`; the last row is for tokens that show nothing, whose thing is number -1."""
-    return np.array([_of_thing(scene, thing) for thing in scene.things] + [[UNKNOWN] * len(FACETS)])
+    return np.array([_of_thing(scene, thing) for thing in scene.things] + [[UNKNOWN] * len(SHOWN)])
 
 
 def shown_things(scene: MovingScene, facts: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -10,9 +10,11 @@ from olmo.data.scenes.moving import make_moving_scene
 from olmo.data.scenes.moving.actors import PHRASES, Action
 from olmo.data.scenes.moving.moving_scene import MovingScene
 from olmo.data.scenes.moving.questions import half_of
+from olmo.data.scenes.moving.wordings import WORDINGS
 from olmo.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
-from olmo.train.tasks.event_targets import UNKNOWN
-from olmo.train.tasks.mention_targets import MENTIONED, MentionTargets
+from olmo.train.tasks.inside.clip_mentions import clip_mentions
+from olmo.train.tasks.inside.facets import MENTIONED, RELATION, SUBJECT, UNKNOWN
+from olmo.train.tasks.inside.mentions import MentionFinder
 
 WIDE = Path(__file__).resolve().parents[3] / "configs" / "molmo-nano-wide" / "tokenizer.json"
 
@@ -25,8 +27,8 @@ def tokenizer() -> Tokenizer:
 def known(tokenizer: Tokenizer, scene: MovingScene, text: str, answer: str = "") -> dict[str, dict[str, int]]:
     """What is known by the text up to and with each mention."""
     asked, answered = tokenizer.encode(text), tokenizer.encode(answer) if answer else []
-    ids = [*asked, *answered]
-    found = MentionTargets(tokenizer)(scene, ids, [False] * len(asked) + [True] * len(answered)).tolist()
+    ids, is_answer = [*asked, *answered], [False] * len(asked) + [True] * len(answered)
+    found = clip_mentions(MentionFinder(tokenizer), scene, ids, is_answer).tolist()
     names = [facet.name for facet in MENTIONED]
     rows = {i: dict(zip(names, row, strict=True)) for i, row in enumerate(found) if set(row) != {UNKNOWN}}
     return {tokenizer.decode(ids[: i + 1]): {k: v for k, v in row.items() if v != UNKNOWN} for i, row in rows.items()}
@@ -76,3 +78,49 @@ def test_groups_are_counted_and_have_no_place_in_the_order(tokenizer: Tokenizer)
 def test_answers_and_other_words_have_nothing(tokenizer: Tokenizer) -> None:
     scene = lively()
     assert known(tokenizer, scene, "What happens first?", f" the {scene.actors[0].concept.name} moves") == {}
+
+
+def test_the_second_of_two_names_knows_how_they_stand(tokenizer: Tokenizer) -> None:
+    scene = lively()
+    first, last = (actor.concept.name for actor in (scene.actors[0], scene.actors[2]))
+    for earlier, later, class_ in ((first, last, 0), (last, first, 1)):
+        found = known(tokenizer, scene, f"Which comes first, the {earlier} or the {later}?", f" {first}")
+        of_earlier, of_later = found.values()
+        assert not {"relation", "earlier"} & set(of_earlier)
+        assert (of_later["relation"], of_later["earlier"]) == (class_, tokenizer.encode(f" {first}")[0])
+    same = known(tokenizer, scene, f"Which comes first, the {first} or the {first}?", f" {first}")
+    assert same and all("relation" not in classes for classes in same.values())
+
+
+def test_an_answer_parts_questions(tokenizer: Tokenizer) -> None:
+    scene = lively()
+    first, last = (actor.concept.name for actor in (scene.actors[0], scene.actors[2]))
+    parts = [tokenizer.encode(text) for text in (f" the {first}?", " yes", f" the {last}?", " no")]
+    ids = [token for part in parts for token in part]
+    is_answer = [number % 2 == 1 for number, part in enumerate(parts) for _ in part]
+    found = clip_mentions(MentionFinder(tokenizer), scene, ids, is_answer)
+    assert (found[:, MENTIONED.index(RELATION)] == UNKNOWN).all()
+    subjects = found[:, MENTIONED.index(SUBJECT)]
+    assert subjects[subjects != UNKNOWN].tolist() == [tokenizer.encode(f" {name}")[0] for name in (first, last)]
+
+
+def test_the_end_of_a_question_knows_the_one_thing_it_is_about(tokenizer: Tokenizer) -> None:
+    scene = lively()
+    first, last = (actor.concept.name for actor in (scene.actors[0], scene.actors[2]))
+    token = tokenizer.encode(f" {first}")[0]
+    for text, subject in (
+        (f"What does the {first} do? Assistant:", {"subject": token}),
+        (f"Does the {first} act, or the {first}? Assistant:", {"subject": token}),
+        (f"Which acts first, the {first} or the {last}? Assistant:", None),
+        ("Describe the clip. Assistant:", None),
+    ):
+        assert known(tokenizer, scene, text, " what it does").get(text) == subject, text
+
+
+@pytest.mark.parametrize(("form", "place"), [("order_first", 0), ("order_last", -1)])
+def test_words_for_an_event_know_it(tokenizer: Tokenizer, form: str, place: int) -> None:
+    scene = lively()
+    actor = scene.actors[place]
+    wanted = {"action": list(Action).index(actor.action), "actor": tokenizer.encode(f" {actor.concept.name}")[0]}
+    for wording in WORDINGS[form]:
+        assert list(known(tokenizer, scene, f" {wording}").values()) == [wanted], wording
