@@ -112,7 +112,7 @@ def test_wide_scenes_and_other_art(
     assert str(sheet.parent) not in last, "no folder of this machine"
 
     tables = script(ROOT / "scripts" / "build_doc_tables.py")
-    monkeypatch.setattr(tables, "RESULT", tmp_path / "nano.json")
+    monkeypatch.setattr("doc_tables.cells.RESULTS", tmp_path)
     page = tables.nano_results()
     assert page.count("| pointing, F1 | ") == 2 and "art it was never trained on (`other.png`)" in page
     assert "| pointing, near |" in page and "| follow up |" in page
@@ -124,7 +124,7 @@ def test_a_result_without_points_still_makes_its_table(tmp_path: Path, monkeypat
     facts = {"device": "cpu", "cpu": "a", "threads": 1}
     result = {"n_scenes": 4, "tasks": {"naming": entry}, "hardware": facts, "versions": {"torch": "2"}}
     (tmp_path / "nano.json").write_text(json.dumps(result))
-    monkeypatch.setattr(tables, "RESULT", tmp_path / "nano.json")
+    monkeypatch.setattr("doc_tables.cells.RESULTS", tmp_path)
     page = tables.nano_results()
     assert "| naming | 4 | 50.0 % | 10.0 % to 90.0 % | - |" in page and "F1" not in page
 
