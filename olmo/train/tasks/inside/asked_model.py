@@ -104,14 +104,17 @@ class AskedModel(nn.Module):
         self, heads: FacetHeads, states: torch.Tensor, mentions: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """The same of the tokens of questions that name something."""
-        is_asked = (mentions != UNKNOWN).any(dim=-1)
-        wanted = mentions[is_asked]
-        loss, n_right = states.new_zeros((), dtype=torch.float32), is_asked.new_zeros((), dtype=torch.long)
+        is_known = mentions != UNKNOWN
+        loss, n_right = states.new_zeros((), dtype=torch.float32), mentions.new_zeros(())
         for number, facet in enumerate(MENTIONED):
-            logits = heads(self.model, facet, states[self.mention_layers[number]][is_asked])
-            loss = loss + summed_loss(logits, wanted[:, number])
-            n_right = n_right + (logits.argmax(dim=-1) == wanted[:, number]).sum()
-        n, n_wanted = is_asked.sum().clamp(min=1), (wanted != UNKNOWN).sum().clamp(min=1)
+            asked = is_known[..., number]
+            logits, wanted = (
+                heads(self.model, facet, states[self.mention_layers[number]][asked]),
+                mentions[asked, number],
+            )
+            loss = loss + summed_loss(logits, wanted)
+            n_right = n_right + (logits.argmax(dim=-1) == wanted).sum()
+        n, n_wanted = is_known.any(dim=-1).sum().clamp(min=1), is_known.sum().clamp(min=1)
         return {
             "loss_mentions": loss / n,
             "share_found": n_right / n_wanted,
