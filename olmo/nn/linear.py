@@ -51,7 +51,7 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: `[out, in]`.
         bias: `[out]` or None.
     """
-    if _onednn_linear is None or not _is_large(x, weight) or not _is_plain(x, weight):
+    if _onednn_linear is None or not _is_large(x, weight) or not takes_onednn(x, weight):
         return F.linear(x, weight, bias)
     result: Tensor = _onednn_linear(x, weight, bias, "none", [], "")
     return result
@@ -61,10 +61,11 @@ def _is_large(x: Tensor, weight: Tensor) -> bool:
     return weight.numel() >= _LARGE_MATRIX or x.numel() * weight.shape[0] >= _LARGE_PRODUCT
 
 
-def _is_plain(x: Tensor, weight: Tensor) -> bool:
-    """Float32 on the CPU, eager, without gradients: all that the kernel can do."""
+def takes_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN is there, and the product is float32 on the CPU, eager, without gradients: all that it can do."""
     return (
-        x.dtype == weight.dtype == torch.float32
+        _onednn_linear is not None
+        and x.dtype == weight.dtype == torch.float32
         and weight.device.type == "cpu"
         and type(weight) in (Tensor, nn.Parameter)  # a sharded or quantised weight brings its own product
         and not torch.is_grad_enabled()
