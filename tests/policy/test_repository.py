@@ -29,7 +29,11 @@ WORKPLACE_WORDS = re.compile(
 )
 """How a change came about is not part of it."""
 
-MAX_FILE_BYTES = 20 * 1024**2
+MAX_FILE_BYTES = 16 * 1024**2
+VIDEO_WEIGHTS = ROOT / "olmo" / "models" / "nano_video" / "model.safetensors"
+MAX_VIDEO_WEIGHTS_BYTES = 32 * 1024**2
+"""What the model of clips was given from the start; the others have to do with less."""
+
 THIS_FILE = Path(__file__).resolve()
 
 
@@ -59,8 +63,9 @@ def test_the_patterns_find_what_they_are_for() -> None:
 
 
 def test_files_are_small_and_of_known_kinds() -> None:
-    large = [p for p in repository_files() if p.stat().st_size > MAX_FILE_BYTES]
+    large = [p for p in repository_files() if p.stat().st_size > MAX_FILE_BYTES and p != VIDEO_WEIGHTS]
     assert not large, f"over {MAX_FILE_BYTES} bytes: {large}"
+    assert VIDEO_WEIGHTS.stat().st_size <= MAX_VIDEO_WEIGHTS_BYTES
     pickles = [p for p in repository_files() if p.suffix in {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}]
     assert not pickles, f"pickles: {pickles}"
 
