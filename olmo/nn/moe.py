@@ -133,8 +133,7 @@ def expert_products(
     if not len(tokens):
         return tokens
     if backend is MoeBackend.auto:
-        is_looped = len(tokens) >= FEWEST_LOOPED and takes_onednn(tokens, experts_in)
-        is_grouped = not is_looped and takes_groups(tokens, experts_in, experts_out)
+        is_grouped = not _loop_is_quicker(tokens, experts_in) and takes_groups(tokens, experts_in, experts_out)
         backend = MoeBackend.grouped if is_grouped else MoeBackend.loop
     if backend is MoeBackend.loop:
         way = _gathered if is_one_graph() and len(tokens) <= MOST_GATHERED else _one_by_one
@@ -142,6 +141,15 @@ def expert_products(
     ends = counts.cumsum(0).to(torch.int32)
     up, gate = grouped_product(tokens, experts_in, ends).chunk(2, -1)  # [n, F] each
     return grouped_product(F.silu(gate) * up, experts_out, ends)
+
+
+def _loop_is_quicker(tokens: Tensor, matrices: Tensor) -> bool:
+    """Whether to go from expert to expert although a grouped product can be had."""
+    if len(tokens) < FEWEST_LOOPED:
+        return False
+    if tokens.device.type == "meta":  # stands for a CPU, of which memory is estimated
+        return tokens.dtype is torch.float32 and not torch.is_grad_enabled()
+    return takes_onednn(tokens, matrices)
 
 
 def _gathered(tokens: Tensor, counts: Tensor, experts_in: Tensor, experts_out: Tensor) -> Tensor:
